@@ -1,0 +1,1 @@
+"""Waveforms: reading and writing clips, clip names and manifests, log-mel spectrograms, synthetic machines."""

@@ -1,0 +1,86 @@
+"""Log-mel spectrograms: the detector's (section 2.5.1 of the paper) and AudioLDM's own.
+
+Both are torchaudio's; the libraries' defaults differ by up to 47 times the peak, so every choice is named here.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torchaudio.transforms import MelSpectrogram
+
+
+@dataclass(frozen=True)
+class LogMelSettings:
+    """The detector's front end. The defaults are the paper's where it names them, ours elsewhere."""
+
+    sample_rate: int = 16000  # Hz
+    n_fft: int = 1024  # samples, also the window's length
+    hop_length: int = 512  # samples
+    n_mels: int = 128
+    f_min: float = 50.0  # Hz
+    f_max: float = 8000.0  # Hz
+    amin: float = 1e-10  # floor of the mel power before the logarithm: -100 dB
+
+    def frames(self, samples: int) -> int:
+        """Number of frames of a waveform of `samples` samples (frames are centred)."""
+        return samples // self.hop_length + 1
+
+
+@lru_cache(maxsize=8)
+def _mel_power(settings: LogMelSettings) -> MelSpectrogram:
+    return MelSpectrogram(
+        sample_rate=settings.sample_rate,
+        n_fft=settings.n_fft,
+        hop_length=settings.hop_length,
+        f_min=settings.f_min,
+        f_max=settings.f_max,
+        n_mels=settings.n_mels,
+        power=2.0,
+        center=True,
+        pad_mode="reflect",
+        norm="slaney",
+        mel_scale="slaney",
+    )
+
+
+def log_mel(waveform: Tensor, settings: LogMelSettings) -> Tensor:
+    """Log-mel power spectrogram in dB, 10 log10(max(mel, amin)).
+
+    `waveform` has shape (..., samples), full scale 1; the result has shape (..., frames, n_mels), float32.
+    """
+    mel = _mel_power(settings)(waveform.float())  # (..., n_mels, frames)
+    return 10.0 * mel.clamp(min=settings.amin).log10().transpose(-1, -2)
+
+
+AUDIOLDM_SAMPLES = 163_840  # 10.24 s at 16 kHz, the length AudioLDM works on
+AUDIOLDM_HOP = 160  # samples
+AUDIOLDM_MELS = 64
+
+
+@lru_cache(maxsize=8)
+def _audioldm_mel_magnitude(device: torch.device) -> MelSpectrogram:
+    return MelSpectrogram(
+        sample_rate=16000,
+        n_fft=1024,
+        hop_length=AUDIOLDM_HOP,
+        f_min=0.0,
+        f_max=8000.0,
+        n_mels=AUDIOLDM_MELS,
+        power=1.0,
+        center=True,
+        pad_mode="reflect",
+        norm="slaney",
+        mel_scale="slaney",
+    ).to(device)
+
+
+def audioldm_log_mel(waveform: Tensor) -> Tensor:
+    """AudioLDM's front end: ln(max(mel of the magnitude STFT, 1e-5)).
+
+    `waveform` has shape (..., samples) at 16 kHz; the result has shape (..., samples // 160, 64): the centred STFT's
+    last frame is dropped, as AudioLDM does (1025 frames become 1024).
+    """
+    mel = _audioldm_mel_magnitude(waveform.device)(waveform.float())  # (..., 64, frames)
+    return mel.clamp(min=1e-5).log().transpose(-1, -2)[..., : waveform.shape[-1] // AUDIOLDM_HOP, :]

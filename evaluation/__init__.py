@@ -1,0 +1,1 @@
+"""AUC and friends, scoring back-ends, references, thresholds, plots."""

@@ -1,0 +1,249 @@
+"""The parameters: their types, their ranges, and what each stage may read of them.
+
+`params.yaml` is checked whole, before a stage does anything. A stage gets a view that hands out only the keys which
+its entry in dvc.yaml declares: DVC would take a result that depends on an undeclared key for up to date when that key
+changes, and an ablation over it would compare a result with itself.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+# Whole numbers and switches are strict ("3" or true is no 3). Numbers are not: YAML 1.1 reads 1e-4 as a string.
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Whole = Annotated[int, Field(ge=0, strict=True)]
+Count = Annotated[int, Field(ge=1, strict=True)]
+BatchSize = Annotated[int, Field(ge=2, strict=True)]
+Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
+Switch = Annotated[bool, Field(strict=True)]
+Precision = Literal["auto", "bf16-mixed", "32-true"]
+
+
+def _ascending(pair: tuple) -> tuple:
+    if pair[0] > pair[1]:
+        raise ValueError("the first value must not be above the second")
+    return pair
+
+
+class Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Corpus(Group):
+    path: Annotated[str, Field(min_length=1)]
+    types: list[str]
+    subsets: Annotated[list[Literal["dev", "additional"]], Field(min_length=1)]
+    source: str
+    channel: Whole
+    on_bad_clip: Literal["error", "skip"]
+    split_seed: Seed
+
+
+class Prompts(Group):
+    provider: Literal["bank", "openai", "transformers"]
+    count: Count
+    seed: Seed
+    model: str
+    base_url: str
+
+    @model_validator(mode="after")
+    def _provider_is_complete(self) -> "Prompts":
+        if self.provider != "bank" and not self.model:
+            raise ValueError(f"provider {self.provider} needs prompts.model")
+        if self.provider == "openai" and not self.base_url.startswith(("http://", "https://")):
+            raise ValueError(f"provider openai needs prompts.base_url, an http(s) address, not {self.base_url!r}")
+        return self
+
+
+class Augment(Group):
+    method: Literal["audioldm", "masking"]
+    checkpoint: Annotated[str, Field(min_length=1)]
+    revision: str
+    ddim_steps: Annotated[tuple[Count, Annotated[int, Field(le=1000, strict=True)]], AfterValidator(_ascending)]
+    t0: Annotated[float, Field(gt=0, le=1)]
+    guidance_scale: Annotated[float, Field(ge=1)]
+    eta: Annotated[float, Field(ge=0, le=1)]
+    views_per_clip: Count
+    output: Literal["vocoder", "source_phase"]
+    batch_size: Count
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _at_least_one_step(self) -> "Augment":
+        if int(self.ddim_steps[0] * self.t0) == 0:
+            raise ValueError(
+                f"floor(S * t0) is 0 for S = {self.ddim_steps[0]} and t0 = {self.t0}: nothing would be generated; "
+                f"raise augment.t0 to at least {1 / self.ddim_steps[0]:.3g} or augment.ddim_steps"
+            )
+        return self
+
+
+class LogMel(Group):
+    sample_rate: Annotated[int, Field(ge=8000, strict=True)]
+    n_fft: Annotated[int, Field(ge=64, strict=True)]
+    hop_length: Count
+    n_mels: Count
+    f_min: Annotated[float, Field(ge=0)]
+    f_max: Positive
+    amin: Positive
+
+    @model_validator(mode="after")
+    def _band_exists(self) -> "LogMel":
+        if not self.f_min < self.f_max <= self.sample_rate / 2:
+            raise ValueError(
+                f"f_min {self.f_min} and f_max {self.f_max} must ascend and stay below "
+                f"half the sample rate, {self.sample_rate / 2:g}"
+            )
+        return self
+
+
+class Model(Group):
+    frames: Count
+    patch_mels: Count
+    patch_frames: Count
+    width: Count
+    depth: Count
+    heads: Count
+    decoder_width: Count
+    decoder_depth: Count
+    decoder_heads: Count
+    projection: Annotated[int, Field(ge=2, strict=True)]
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> "Model":
+        if self.frames % self.patch_frames:
+            raise ValueError(f"frames {self.frames} must be a multiple of patch_frames {self.patch_frames}")
+        for width, heads in (("width", "heads"), ("decoder_width", "decoder_heads")):
+            if getattr(self, width) % getattr(self, heads):
+                raise ValueError(f"{width} {getattr(self, width)} must be a multiple of {heads} {getattr(self, heads)}")
+            if getattr(self, width) % 4:
+                raise ValueError(f"{width} {getattr(self, width)} must be a multiple of 4 (sin-cos positions)")
+        return self
+
+
+class Pretrain(Group):
+    epochs: Whole
+    batch_size: BatchSize
+    learning_rate: Positive
+    temperature: Positive
+    mask_ratio: Annotated[tuple[Share, Share], AfterValidator(_ascending)]
+    norm_pix_loss: Switch
+    mae_views: Literal["original", "both"]
+    contrastive_symmetric: Switch
+    negatives: Literal["cross", "both"]
+    time_mask: Annotated[float, Field(ge=0, lt=1)]
+    frequency_mask: Annotated[float, Field(ge=0, lt=1)]
+    precision: Precision
+
+
+class Finetune(Group):
+    epochs: Count
+    batch_size: BatchSize
+    learning_rate: Positive
+    temperature: Positive
+    precision: Precision
+
+
+class Score(Group):
+    backend: Literal["negative_log_probability", "nearest_neighbour", "mahalanobis", "gaussian_mixture"]
+    neighbours: Count
+    components: Count
+    window_hop: Count
+    threshold_quantile: Share
+    bootstrap: Annotated[int, Field(ge=100, strict=True)]
+    autoencoder_epochs: Count
+
+
+class Report(Group):
+    gallery_clips: Count
+    anomalous_clips: Count
+
+
+class Params(Group):
+    lambda_con: Weight
+    lambda_vcr: Weight
+    lambda_mae: Weight
+    lambda_scl: Weight
+    lambda_ce: Weight
+    seed: Seed
+    corpus: Corpus
+    prompts: Prompts
+    augment: Augment
+    logmel: LogMel
+    model: Model
+    pretrain: Pretrain
+    finetune: Finetune
+    score: Score
+    report: Report
+
+    @model_validator(mode="after")
+    def _groups_agree(self) -> "Params":
+        if self.logmel.n_mels % self.model.patch_mels:
+            raise ValueError(
+                f"logmel.n_mels {self.logmel.n_mels} must be a multiple of model.patch_mels {self.model.patch_mels}"
+            )
+        if self.lambda_con == self.lambda_vcr == self.lambda_mae == 0:
+            raise ValueError("lambda_con, lambda_vcr and lambda_mae are all 0: at least one must be positive")
+        if self.lambda_scl == self.lambda_ce == 0:
+            raise ValueError("lambda_scl and lambda_ce are both 0: at least one must be positive")
+        return self
+
+
+def read(path: Path) -> Params:
+    """The checked params file. Raises ValueError with a line per mistake: key, value, what is allowed."""
+    try:
+        return Params.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        raise ValueError("; ".join(_mistake(path, one) for one in error.errors())) from None
+
+
+def _mistake(path: Path, error: Any) -> str:
+    # ('pretrain', 'mask_ratio', 1) is pretrain.mask_ratio[1] to a reader of the file
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"]).lstrip(".")
+    if error["type"] == "missing":
+        return f"{path}: {key} is missing"
+    if error["type"] == "extra_forbidden":
+        return f"{path}: {key} is not a parameter"
+    message = error["msg"].removeprefix("Value error, ")
+    if isinstance(error["input"], dict):  # a rule between several keys, whose message names them
+        return f"{path}: {key}: {message}" if key else f"{path}: {message}"
+    return f"{path}: {key} is {error['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+class Declared:
+    """A read-only view of params that hands out just the declared keys.
+
+    >>> Declared(read(Path("params.yaml")), "pretrain", ["lambda_con", "model"]).model.frames
+    320
+    """
+
+    def __init__(self, values: BaseModel, stage: str, keys: list[str], prefix: str = ""):
+        self._values, self._stage, self._keys, self._prefix = values, stage, keys, prefix
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._values, name)
+        if name in self._keys:
+            return value
+        below = [key.removeprefix(f"{name}.") for key in self._keys if key.startswith(f"{name}.")]
+        if not below:
+            raise AttributeError(
+                f"stage {self._stage} reads {self._prefix}{name}, which dvc.yaml does not declare for it"
+            )
+        return Declared(value, self._stage, below, f"{self._prefix}{name}.")
+
+
+def declared_keys(stage: str, root: Path) -> list[str]:
+    """Keys of params.yaml that dvc.yaml declares for `stage`, for example ["lambda_con", "augment.t0"]."""
+    stages = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    return stages[stage].get("params", [])
+
+
+def load(stage: str, root: Path) -> Declared:
+    """The checked params that `stage` may read, from params.yaml and dvc.yaml in `root`."""
+    return Declared(read(root / "params.yaml"), stage, declared_keys(stage, root))
