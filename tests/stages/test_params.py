@@ -1,0 +1,126 @@
+"""Params: every key is typed and ranged, and a stage gets only what dvc.yaml declares for it."""
+
+import re
+from pathlib import Path
+
+import dvc.api
+import pytest
+import yaml
+
+from stages.params import declared_keys, load, read
+from tests.conftest import ROOT
+
+
+def changed(tmp_path: Path, key: str, value: object) -> Path:
+    """params.yaml of the repository with one key changed."""
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    *groups, last = key.split(".")
+    group = values
+    for name in groups:
+        group = group[name]
+    group[last] = value
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("lambda_con", -0.1, "greater than or equal to 0"),
+        ("lambda_con", "much", "valid number"),
+        ("lambda_con", float("nan"), "finite"),
+        ("seed", 1.5, "valid integer"),
+        ("seed", True, "valid integer"),
+        ("seed", "3", "valid integer"),
+        ("pretrain.epochs", -1, "greater than or equal to 0"),
+        ("pretrain.mask_ratio", [0.0, 0.75], "greater than 0"),
+        ("pretrain.mask_ratio", [0.5, 1.0], "less than 1"),
+        ("pretrain.mask_ratio", [0.75, 0.5], "must not be above"),
+        ("pretrain.norm_pix_loss", "yes please", "valid boolean"),
+        ("pretrain.precision", "fp8", "'auto', 'bf16-mixed' or '32-true'"),
+        ("finetune.batch_size", 1, "greater than or equal to 2"),
+        ("augment.t0", 0, "greater than 0"),
+        ("augment.ddim_steps", [50, 10], "must not be above"),
+        ("augment.method", "gan", "'audioldm' or 'masking'"),
+        ("corpus.subsets", [], "at least 1 item"),
+        ("score.backend", "svm", "'negative_log_probability'"),
+    ],
+)
+def test_bad_value_is_one_line_that_names_key_value_and_what_is_allowed(tmp_path, key, value, allowed):
+    with pytest.raises(ValueError, match=re.escape(key)) as error:
+        read(changed(tmp_path, key, value))
+    message = str(error.value)
+    assert allowed in message
+    shown = value[0] if key.startswith("pretrain.mask_ratio") and value[0] == 0.0 else value
+    shown = 1.0 if value == [0.5, 1.0] else shown
+    assert repr(shown) in message or repr(tuple(shown)) in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("lambda_kon", 0.3, "lambda_kon is not a parameter"),
+        ("pretrain.epoch", 3, "pretrain.epoch is not a parameter"),
+        ("augment.t0", 0.05, r"floor\(S \* t0\) is 0 for S = 10 and t0 = 0.05"),
+        ("model.frames", 321, "frames 321 must be a multiple of patch_frames 5"),
+        ("model.heads", 5, r"width \d+ must be a multiple of heads 5"),
+        ("logmel.n_mels", 100, "n_mels 100 must be a multiple of model.patch_mels 16"),
+        ("logmel.f_max", 9000.0, "half the sample rate"),
+        ("prompts.provider", "openai", "prompts.model"),
+    ],
+)
+def test_rules_between_keys(tmp_path, key, value, message):
+    with pytest.raises(ValueError, match=message):
+        read(changed(tmp_path, key, value))
+
+
+def test_missing_key_is_named(tmp_path):
+    path = tmp_path / "params.yaml"
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    del values["pretrain"]["epochs"]
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(ValueError, match=r"pretrain\.epochs is missing"):
+        read(path)
+
+
+def test_yaml_1_1_reads_small_numbers_as_strings_and_we_do_not(tmp_path):
+    path = tmp_path / "params.yaml"
+    text = (ROOT / "params.yaml").read_text()
+    path.write_text(re.sub(r"(pretrain:(?:.|\n)*?learning_rate: )\S+", r"\g<1>1e-4", text, count=1))
+    assert yaml.safe_load(path.read_text())["pretrain"]["learning_rate"] == "1e-4"
+    assert read(path).pretrain.learning_rate == 1e-4
+
+
+def test_every_key_has_a_comment():
+    for line in (ROOT / "params.yaml").read_text().splitlines():
+        if re.match(r"\s*\w+: *[^ #]", line):
+            assert "#" in line, f"no comment: {line}"
+
+
+def test_a_stage_reads_only_declared_keys():
+    params = load("diffusion-augment", ROOT)
+    assert params.augment.t0 == read(ROOT / "params.yaml").augment.t0
+    with pytest.raises(AttributeError, match=r"diffusion-augment reads lambda_con, which dvc\.yaml does not declare"):
+        _ = params.lambda_con
+    with pytest.raises(AttributeError, match=r"pretrain reads augment\.t0"):
+        _ = load("pretrain", ROOT).augment.t0
+
+
+def test_stage_gets_the_values_that_dvc_records():
+    """DVC's own reading of params.yaml (YAML 1.2) and ours agree on every declared key."""
+    recorded = dvc.api.params_show(repo=str(ROOT))
+    for stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]:
+        params = load(stage, ROOT)
+        for key in declared_keys(stage, ROOT):
+            ours, theirs = params, recorded
+            for name in key.split("."):
+                ours, theirs = getattr(ours, name), theirs[name]
+            if isinstance(theirs, dict):
+                ours = {name: _plain(getattr(ours, name)) for name in theirs}
+            assert _plain(ours) == theirs, f"{stage}: {key}"
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
