@@ -1,0 +1,149 @@
+"""Networks and training states on disk, as safetensors and JSON only.
+
+A model folder holds `model.safetensors` and `config.json`: all that is needed to rebuild the network and its front
+end. A training state is one safetensors file; see `save_state`.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import tempfile
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from model.network import RCMAE, IdentityClassifier, NetworkConfig
+
+FORMAT = 1  # of both kinds of file; raised whenever an old one can no longer be read
+STATES_KEPT = 2
+
+log = logging.getLogger(__name__)
+
+
+def save_model(folder: Path | str, network: RCMAE | IdentityClassifier, config: dict) -> None:
+    """Write `network` and what belongs to it into `folder`, each file whole or not at all.
+
+    `config` is anything JSON that travels with the weights: the log-mel settings, mean and std (dB), identities.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    described = {
+        "format": FORMAT,
+        "network": type(network).__name__,
+        "sizes": dataclasses.asdict(network.config),
+        **config,
+    }
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    _replace(folder / "model.safetensors", lambda path: save_file(weights, path))
+    text = json.dumps(described, indent=2, ensure_ascii=False) + "\n"
+    _replace(folder / "config.json", lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def load_model(folder: Path | str) -> tuple[RCMAE | IdentityClassifier, dict]:
+    """The network in `folder`, on the CPU and in evaluation mode, and its config as `save_model` got it.
+
+    The config also has `network` (the class's name) and `sizes`. Raises ValueError when the folder is not a whole model
+    of this format, OSError when a file cannot be read.
+    """
+    folder = Path(folder)
+    config = _read_json(folder / "config.json")
+    if config.get("format") != FORMAT:
+        raise ValueError(f"{folder}/config.json has format {config.get('format')!r}, this version reads {FORMAT}")
+    try:
+        sizes = NetworkConfig(**config["sizes"])
+        if config["network"] == "RCMAE":
+            network = RCMAE(sizes)
+        elif config["network"] == "IdentityClassifier":
+            network = IdentityClassifier(sizes, len(config["identities"]))
+        else:
+            raise ValueError(f"network is {config['network']!r}, allowed are RCMAE and IdentityClassifier")
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{folder}/config.json is not a model's config: {error}") from None
+    try:
+        network.load_state_dict(load_file(folder / "model.safetensors"))
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{folder}/model.safetensors is damaged or of another network: {_one_line(error)}") from None
+    return network.eval(), config
+
+
+def save_state(folder: Path, step: int, tensors: dict[str, Tensor], about: dict) -> None:
+    """Keep the state of a training after `step` steps: tensors by name, and JSON in the file's header.
+
+    The newest two states stay.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    header = {"about": json.dumps({"format": FORMAT, "step": step, **about})}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    _replace(folder / f"step_{step:010d}.safetensors", lambda path: save_file(tensors, path, header))
+    for old in sorted(folder.glob("step_*.safetensors"))[:-STATES_KEPT]:
+        old.unlink()
+
+
+def load_state(folder: Path) -> tuple[dict[str, Tensor], dict] | None:
+    """The newest whole state in `folder` as (tensors, about), None when there is none.
+
+    A state that is damaged or of another format is passed over with a warning.
+    """
+    for path in sorted(folder.glob("step_*.safetensors"), reverse=True):
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                about = json.loads(file.metadata()["about"])
+                if about["format"] != FORMAT:
+                    raise ValueError(f"format {about['format']!r}, this version reads {FORMAT}")
+                return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118, not a dict
+        except (safetensors.SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
+            log.warning("checkpoint %s cannot be used (%s): falling back to the one before it", path, _one_line(error))
+    return None
+
+
+def training_state(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Weights and optimiser state as tensors by name: `network.<parameter>`, `optimizer.<parameter number>.<entry>`."""
+    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    for number, entries in optimizer.state_dict()["state"].items():
+        tensors.update({f"optimizer.{number}.{name}": entry for name, entry in entries.items()})
+    return tensors
+
+
+def restore(network: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put what `training_state` took back into `network` and `optimizer`. Raises ValueError when it does not fit."""
+    weights = {name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")}
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, number, entry = name.split(".")
+            state.setdefault(int(number), {})[entry] = tensor
+    try:
+        network.load_state_dict(weights)
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"the checkpoint is of another network: {_one_line(error)}") from None
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is damaged: not a JSON object")
+    return value
+
+
+def _replace(path: Path, write) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
