@@ -1,0 +1,71 @@
+"""Reading and writing clips: any WAV or FLAC in, 16 kHz mono FLAC out."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+SAMPLE_RATE = 16000  # Hz, of everything below data/
+AUDIO_SUFFIXES = (".wav", ".flac")
+BLOCK_SECONDS = 30.0  # read at once: an hour-long recording needs no more memory than that
+
+
+def read_blocks(path: Path, channel: int = 0, sample_rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
+    """One channel of a recording at `sample_rate` Hz, block by block: float32 of shape (samples,), full scale 1.
+
+    The blocks together are what `read_clip` gives. Raises ValueError naming the file if it cannot be decoded to its
+    end, has no such channel, or has a value that is not finite or, in a float file, lies beyond full scale.
+    """
+    try:
+        with soundfile.SoundFile(path) as file:
+            if channel >= file.channels:
+                raise ValueError(f"{path}: no channel {channel}, it has {file.channels} (counted from 0)")
+            resample = soxr.ResampleStream(file.samplerate, sample_rate, 1) if file.samplerate != sample_rate else None
+            expected, read = file.frames, 0
+            for block in file.blocks(int(BLOCK_SECONDS * file.samplerate), dtype="float32", always_2d=True):
+                waveform = np.ascontiguousarray(block[:, channel])  # (samples,)
+                read += len(waveform)
+                if not np.isfinite(waveform).all():
+                    raise ValueError(f"{path}: samples that are not finite")
+                if (peak := np.abs(waveform).max(initial=0.0)) > 1:
+                    raise ValueError(f"{path}: peak of {peak:g} beyond full scale, 1")
+                yield resample.resample_chunk(waveform) if resample else waveform
+            if read < expected:
+                raise ValueError(f"{path}: ends after {read} of {expected} samples")
+            if resample:
+                yield resample.resample_chunk(np.zeros(0, np.float32), last=True)
+    except soundfile.LibsndfileError as error:
+        reason = error.error_string.strip().rstrip(".")
+        raise ValueError(f"{path}: cannot be decoded ({reason})") from None
+
+
+def read_clip(path: Path, channel: int = 0, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
+    """One channel of a clip, resampled to `sample_rate` Hz: float32 of shape (samples,), full scale 1.
+
+    Raises ValueError as `read_blocks` does.
+    """
+    return np.concatenate([np.zeros(0, np.float32), *read_blocks(path, channel, sample_rate)])
+
+
+def write_clip(path: Path, waveform: np.ndarray, sample_rate: int = SAMPLE_RATE, bits: int = 16) -> None:
+    """Write a waveform of shape (samples,), full scale 1, as FLAC of 16 or 24 bit; beyond full scale it is clipped.
+
+    The file appears whole or not at all.
+    """
+    if bits not in (16, 24):
+        raise ValueError(f"bits is {bits}, allowed are 16 and 24")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        soundfile.write(temporary, waveform, sample_rate, subtype=f"PCM_{bits}", format="FLAC")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def digest(waveform: np.ndarray) -> str:
+    """SHA-256 of the samples, whatever file they came in: two clips with the same digest sound the same."""
+    return hashlib.sha256(np.ascontiguousarray(waveform, dtype="<f4").tobytes()).hexdigest()

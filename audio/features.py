@@ -1,0 +1,129 @@
+"""The feature store: the spectrograms of a corpus one after another in one memory-mapped file per kind.
+
+float16 holds a log-mel value of -100 to 40 dB to 0.031 dB (half its spacing between 64 and 128), less nearer to 0.
+"""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from audio.logmel import LogMelSettings
+from audio.manifest import COLUMNS
+
+KINDS = ("original", "augmented")
+INDEX_COLUMNS = [*COLUMNS, "kind", "view", "start", "frames"]
+
+
+class Features:
+    """Spectrograms of clips of any length, read from a folder that `FeatureWriter` wrote.
+
+    `index`: one row per spectrogram, the manifest's columns plus `kind` (original or augmented), `view` (number of the
+    augmentation, 0 for an original), `start` and `frames` (rows of the kind's file). `settings`: the front end. `mean`
+    and `std`: of the training normals' originals (dB).
+    """
+
+    def __init__(self, index: pd.DataFrame, settings: LogMelSettings, mean: float, std: float, folder: Path):
+        self.index, self.settings, self.mean, self.std = index, settings, mean, std
+        self._folder = folder
+        self._rows = list(zip(index["kind"], index["start"].astype(int), index["frames"].astype(int), strict=True))
+        self._files = {
+            kind: np.load(folder / f"{kind}.npy", mmap_mode="r") for kind in KINDS if (index["kind"] == kind).any()
+        }
+
+    def __reduce__(self):  # a worker process maps the files itself: a pickled memory map would carry all its data
+        return Features.open, (self._folder,)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Features":
+        """Open the feature store in `folder`."""
+        types = dict.fromkeys(INDEX_COLUMNS, str)
+        types |= {"seconds": float, "offset": float, "view": int, "start": int, "frames": int}
+        numbers = {column: [""] for column in ("seconds", "offset")}
+        index = pd.read_csv(folder / "index.csv", dtype=types, keep_default_na=False, na_values=numbers)
+        stats = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
+        return cls(index, LogMelSettings(**stats["settings"]), stats["mean"], stats["std"], folder)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, row: int, start: int = 0, frames: int | None = None) -> np.ndarray:
+        """Log-mel (dB) of row number `row` of the index, float32 of shape (frames, mels).
+
+        `start` and `frames` cut a piece; what would lie beyond the end of the spectrogram is left out.
+        """
+        kind, first, length = self._rows[row]
+        last = length if frames is None else min(start + frames, length)
+        return self._files[kind][first + start : first + last].astype(np.float32)
+
+
+class FeatureWriter:
+    """Write a feature store spectrogram by spectrogram, in memory that does not grow with the corpus.
+
+    A context manager; `folder` appears when it ends without an exception, whole, and replaces what was there.
+    """
+
+    def __init__(self, folder: Path, settings: LogMelSettings):
+        self._folder, self._settings = folder, settings
+        self._partial = folder.with_name(folder.name + ".partial")
+        self._index: list[dict] = []
+        self._written = dict.fromkeys(KINDS, 0)
+        self._count, self._sum, self._squares = 0, 0.0, 0.0
+
+    def __enter__(self) -> "FeatureWriter":
+        shutil.rmtree(self._partial, ignore_errors=True)
+        self._partial.mkdir(parents=True)
+        self._files = {kind: (self._partial / f"{kind}.npy").open("wb") for kind in KINDS}
+        for kind in KINDS:
+            self._write_header(kind)
+        return self
+
+    def add(self, clip: dict, kind: str, view: int, spectrogram: np.ndarray) -> None:
+        """Append the log-mel (dB, shape (frames, mels)) of `clip`, a row of the manifest."""
+        stored = np.ascontiguousarray(spectrogram, dtype=np.float16)
+        if stored.ndim != 2 or stored.shape[1] != self._settings.n_mels:
+            raise ValueError(f"{clip['clip']}: shape {stored.shape} is not (frames, {self._settings.n_mels})")
+        stored.tofile(self._files[kind])
+        place = {"kind": kind, "view": view, "start": self._written[kind], "frames": len(stored)}
+        self._index.append(clip | place)
+        self._written[kind] += len(stored)
+        if kind == "original" and clip["split"] == "train" and clip["condition"] == "normal":
+            values = stored.astype(np.float64)
+            self._count += values.size
+            self._sum += float(values.sum())
+            self._squares += float(np.square(values).sum())
+
+    def __exit__(self, exception: type | None, *_) -> None:
+        for kind, file in self._files.items():
+            if exception is None:
+                file.flush()
+                self._write_header(kind)
+            file.close()
+        if exception is not None:
+            shutil.rmtree(self._partial)
+            return
+        self._write_index()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._partial.replace(self._folder)
+
+    def _write_header(self, kind: str) -> None:
+        # NumPy pads the header so that the first axis can grow without moving the data.
+        file = self._files[kind]
+        end = file.tell()
+        file.seek(0)
+        shape = (self._written[kind], self._settings.n_mels)
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
+        file.seek(max(end, file.tell()))
+
+    def _write_index(self) -> None:
+        if not self._count:
+            raise ValueError("no training normals among the spectrograms")
+        mean = self._sum / self._count
+        std = max(self._squares / self._count - mean**2, 0.0) ** 0.5
+        index = pd.DataFrame(self._index, columns=INDEX_COLUMNS)
+        index.to_csv(self._partial / "index.csv", index=False, lineterminator="\n")
+        stats = {"mean": mean, "std": std, "settings": asdict(self._settings)}
+        (self._partial / "stats.json").write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")

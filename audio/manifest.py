@@ -1,0 +1,61 @@
+"""Clip names in the DCASE 2020 Task 2 layout, and the table of all clips of a corpus."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+COLUMNS = [
+    "clip",  # path below the corpus folder, without suffix: fan/train/normal_id_00_00000000
+    "machine_type",
+    "machine_id",  # id_00
+    "split",  # train or test
+    "condition",  # normal or anomaly
+    "subset",  # dev, or additional: identities of the DCASE 2020 additional training data, which have no test clips
+    "seconds",
+    "sha256",  # of the decoded samples at 16 kHz
+    "source",  # file that the clip comes from, relative to the corpus; empty for synthetic clips
+    "offset",  # where the clip begins in it (seconds); above 0 in long recordings, which are cut
+]
+SPLITS = ("train", "test")
+CONDITIONS = ("normal", "anomaly")
+_NAME = re.compile(r"(normal|anomaly)_(id_\d{2})_(\d{8})")
+
+
+@dataclass(frozen=True)
+class ClipName:
+    """What the DCASE base name of a clip says.
+
+    >>> ClipName.parse("anomaly_id_04_00000012")
+    ClipName(condition='anomaly', machine_id='id_04', number=12)
+    """
+
+    condition: str
+    machine_id: str
+    number: int
+
+    @classmethod
+    def parse(cls, stem: str) -> "ClipName":
+        """Parse a base name without suffix. The whole of it must match: folder names say nothing about a clip."""
+        match = _NAME.fullmatch(stem)
+        if not match:
+            raise ValueError(f"name {stem!r} is not of the form {{normal,anomaly}}_id_NN_NNNNNNNN")
+        return cls(match[1], match[2], int(match[3]))
+
+    def __str__(self) -> str:
+        return f"{self.condition}_{self.machine_id}_{self.number:08d}"
+
+
+def read_manifest(path: Path) -> pd.DataFrame:
+    """The manifest at `path`, one row per clip; all columns are text but seconds and offset."""
+    types = dict.fromkeys(COLUMNS, str) | {"seconds": float, "offset": float}
+    return pd.read_csv(path, dtype=types, keep_default_na=False, na_values={"seconds": [""], "offset": [""]})
+
+
+def write_manifest(path: Path, clips: Iterable[dict]) -> pd.DataFrame:
+    """Write the manifest of `clips` (dicts with the keys of COLUMNS), sorted by clip, and return it."""
+    table = pd.DataFrame(clips, columns=COLUMNS).sort_values("clip", ignore_index=True)
+    table.to_csv(path, index=False, lineterminator="\n")
+    return table
