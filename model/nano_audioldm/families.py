@@ -101,7 +101,7 @@ NEUTRAL_WORDS: tuple[str, ...] = (
 _FAMILY_OF_NOUN = {noun: name for name, family in FAMILIES.items() for noun in family.nouns}
 _NOUN = re.compile(r"\b(" + "|".join(sorted(map(re.escape, _FAMILY_OF_NOUN), key=len, reverse=True)) + r")\b")
 _SOURCE = re.compile(
-    r"\b(produced|made|generated|emitted|created|caused|given off)\b|\b(coming )?from\b|(?<!sound )(?<!noise )\bof an?\b"
+    r"\b(produced|made|generated|emitted|created|caused|given off|coming)\b|\bfrom\b|(?<!sound )(?<!noise )\bof an?\b"
 )
 
 

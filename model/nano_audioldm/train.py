@@ -2,8 +2,8 @@
 
     python -m model.nano_audioldm.train [--work FOLDER] [--checkpoint FOLDER]
 
-Steps: tokenizer and text encoder, VAE, vocoder, U-Net, export. Each writes its state every few minutes and is resumed by
-the same command; every batch and every random number depends on the step's number alone. No recording is used.
+Steps: tokenizer and text encoder, VAE, vocoder, U-Net, export. Each writes its state every few minutes and is resumed
+by the same command; every batch and every random number depends on the step's number alone. No recording is used.
 """
 
 import argparse
@@ -29,16 +29,17 @@ from audio.logmel import AUDIOLDM_HOP, audioldm_log_mel
 from model.nano_audioldm import architecture
 from model.nano_audioldm.captions import caption
 from model.nano_audioldm.families import FAMILIES
-from model.nano_audioldm.synthesis import draw_clip
+from model.nano_audioldm.synthesis import SAMPLE_RATE, draw_clip
 
 log = logging.getLogger(__name__)
 
 SEED = 5
 FRAMES = 256  # log-mel frames of a training crop, 2.56 s
-STEPS = {"text": 1500, "vae": 2000, "vocoder": 2400, "unet": 8000}
+STEPS = {"text": 700, "vae": 2000, "vocoder": 2400, "unet": 8000}
 BATCH = {"text": 64, "vae": 16, "vocoder": 8, "unet": 32}
 LEARNING_RATE = {"text": 1e-3, "vae": 1e-3, "vocoder": 1e-3, "unet": 6e-4}
 DROP_CAPTION = 0.12  # share of captions replaced by "", the pipeline's unconditional prompt
+PADDED = 0.1  # share of crops that end in silence, as clips of 10 s padded to 10.24 s do
 VAE_INPUT = 0.4  # share of the vocoder's training input that went through the VAE
 SAVE_SECONDS = 150
 Loss = tuple[Tensor, dict[str, float]]
@@ -58,6 +59,9 @@ class SynthesisedClips(Dataset):
     def __getitem__(self, number: int) -> dict:
         rng = np.random.default_rng([SEED, *self.key, number])
         clips = [draw_clip(rng, self.samples, floors=self.floors) for _ in range(self.batch)]
+        for clip in clips:
+            if rng.uniform() < PADDED:
+                clip.waveform[-int(rng.uniform(0.02, 0.5) * SAMPLE_RATE) :] = 0
         waveform = torch.from_numpy(np.stack([clip.waveform for clip in clips]))  # (B, samples)
         return {
             "waveform": waveform,
