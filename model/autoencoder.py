@@ -1,0 +1,74 @@
+"""The baseline autoencoder of DCASE 2020 Task 2, a reference to beat: one per machine type, trained on normals only.
+
+Its input is 5 stacked frames of 128 mels; the anomaly score of a clip is the mean squared error of its reconstruction.
+Koizumi et al., "Description and discussion on DCASE2020 Challenge Task2", section 4. Theirs reads log-mel in dB as it
+is; here it is standardised with the training normals' mean and standard deviation, so that few epochs suffice.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+STACKED = 5  # frames of one input vector
+HIDDEN = 128  # width of the four layers on either side
+BOTTLENECK = 8
+BATCH_SIZE = 512  # vectors
+LEARNING_RATE = 1e-3  # of Adam
+
+
+class Autoencoder(nn.Sequential):
+    """640-128-128-128-128-8-128-128-128-128-640 for 128 mels: linear, batch norm, ReLU; the last layer linear alone."""
+
+    def __init__(self, mels: int):
+        widths = [STACKED * mels, *[HIDDEN] * 4, BOTTLENECK, *[HIDDEN] * 4]
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU()]
+        super().__init__(*layers, nn.Linear(HIDDEN, STACKED * mels))
+
+
+def stack(spectrogram: Tensor) -> Tensor:
+    """Spectrogram (F, M) -> all its runs of 5 frames as vectors (F - 4, 5 M). Needs at least 5 frames."""
+    if len(spectrogram) < STACKED:
+        raise ValueError(f"{len(spectrogram)} frames are too few for the autoencoder: at least {STACKED}")
+    return spectrogram.unfold(0, STACKED, 1).transpose(1, 2).flatten(1)  # (F - 4, M, 5) -> (F - 4, 5, M) -> vectors
+
+
+def train(spectrograms: list[np.ndarray], epochs: int, vectors_per_epoch: int, seed: int) -> Autoencoder:
+    """An autoencoder of the training normals of one machine type.
+
+    `spectrograms`: standardised log-mel, each of shape (frames, mels). An epoch passes `vectors_per_epoch` vectors,
+    drawn without replacement, or all if there are fewer.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # of the initial weights
+        network = Autoencoder(spectrograms[0].shape[1])
+    # one long spectrogram, and where a vector may begin in it, so that no vector is held twice
+    frames = torch.from_numpy(np.concatenate(spectrograms)).float()
+    ends = np.cumsum([len(one) for one in spectrograms])
+    begins = torch.cat(
+        [torch.arange(end - len(one), end - STACKED + 1) for one, end in zip(spectrograms, ends, strict=True)]
+    )
+    optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
+    for _ in range(epochs):
+        drawn = begins[torch.randperm(len(begins), generator=generator)[:vectors_per_epoch]]
+        for batch in drawn.split(BATCH_SIZE):
+            if len(batch) < 2:  # batch norm needs two
+                continue
+            vectors = frames[batch[:, None] + torch.arange(STACKED)].flatten(1)  # (B, 5, M) -> (B, 5 M)
+            loss = F.mse_loss(network(vectors), vectors)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return network.eval()
+
+
+@torch.inference_mode()
+def reconstruction_error(network: Autoencoder, spectrogram: np.ndarray) -> float:
+    """Mean squared error over all vectors of a standardised spectrogram (frames, mels): the clip's anomaly score."""
+    vectors = stack(torch.from_numpy(spectrogram).float())
+    return float(F.mse_loss(network(vectors), vectors))
