@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,11 @@ import soxr
 
 SAMPLE_RATE = 16000  # Hz, of everything below data/
 AUDIO_SUFFIXES = (".wav", ".flac")
-BLOCK_SECONDS = 30.0  # read at once: an hour-long recording needs no more memory than that
+BLOCK_FRAMES = 2**18  # read at once, so that an hour-long recording needs no more memory than a clip
+
+UNKNOWN_LENGTH = 0x7FFF_0000  # a length in a header from here on says that the recorder could not know it
+# libsndfile reads what there is of a truncated WAV without complaint, but notes it.
+_TRUNCATED = re.compile(r"(?:data|Riff size) : (\d+) \(should be (\d+)\)")
 
 
 def read_blocks(path: Path, channel: int = 0, sample_rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
@@ -24,9 +29,11 @@ def read_blocks(path: Path, channel: int = 0, sample_rate: int = SAMPLE_RATE) ->
         with soundfile.SoundFile(path) as file:
             if channel >= file.channels:
                 raise ValueError(f"{path}: no channel {channel}, it has {file.channels} (counted from 0)")
+            if (sizes := _TRUNCATED.search(file.extra_info)) and int(sizes[2]) < int(sizes[1]) < UNKNOWN_LENGTH:
+                raise ValueError(f"{path}: truncated, {sizes[2]} of {sizes[1]} bytes are there")
             resample = soxr.ResampleStream(file.samplerate, sample_rate, 1) if file.samplerate != sample_rate else None
             expected, read = file.frames, 0
-            for block in file.blocks(int(BLOCK_SECONDS * file.samplerate), dtype="float32", always_2d=True):
+            for block in file.blocks(BLOCK_FRAMES, dtype="float32", always_2d=True):
                 waveform = np.ascontiguousarray(block[:, channel])  # (samples,)
                 read += len(waveform)
                 if not np.isfinite(waveform).all():
@@ -39,8 +46,8 @@ def read_blocks(path: Path, channel: int = 0, sample_rate: int = SAMPLE_RATE) ->
             if resample:
                 yield resample.resample_chunk(np.zeros(0, np.float32), last=True)
     except soundfile.LibsndfileError as error:
-        reason = error.error_string.strip().rstrip(".")
-        raise ValueError(f"{path}: cannot be decoded ({reason})") from None
+        reason = f"cannot be decoded ({error.error_string.strip().rstrip('.')})" if path.is_file() else "no such file"
+        raise ValueError(f"{path}: {reason}") from None
 
 
 def read_clip(path: Path, channel: int = 0, sample_rate: int = SAMPLE_RATE) -> np.ndarray:

@@ -3,68 +3,93 @@
 import shutil
 from pathlib import Path
 
-from audio.clips import digest, read_clip, write_clip
-from audio.manifest import ClipName, write_manifest
+import pandas as pd
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from audio.clips import SAMPLE_RATE, digest, read_clip, write_clip
+from audio.dcase2020 import fetch, read_archives, unpack
+from audio.manifest import write_manifest
+from audio.recordings import Fault, check_corpus, check_types, import_recordings
+from audio.synthetic import ClipSpec, Machines, read_description, synthesise
 from stages.command import main
-from stages.params import Declared
-from stages.paths import RAW
+from stages.params import Corpus, Declared
+from stages.paths import RAW, store
 
 
-def _synthetic(path: Path, out: Path):
-    from audio.synthetic import read_description, synthesise
-
-    description = read_description(path)
-    for spec in description.clips():
-        target = out / f"{spec.clip}.flac"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_clip(target, synthesise(spec, description.machines))
-        waveform = read_clip(target)
-        yield {
-            "clip": spec.clip,
-            "machine_type": spec.machine_type,
-            "machine_id": spec.machine_id,
-            "split": spec.split,
-            "condition": spec.condition,
-            "subset": spec.subset,
-            "seconds": len(waveform) / 16000,
-            "sha256": digest(waveform),
-            "source": "",
-            "offset": 0.0,
-        }
+def synthetic(corpus: Corpus, out: Path) -> list[dict]:
+    """Write the clips of a description of synthetic machines below `out`; return the rows of the manifest."""
+    machines = read_description(Path(corpus.path))
+    specs = list(machines.clips())
+    check_types(corpus.types, (spec.machine_type for spec in specs), Path(corpus.path))
+    specs = [
+        spec
+        for spec in specs
+        if spec.subset in corpus.subsets and spec.machine_type in (corpus.types or [spec.machine_type])
+    ]
+    check_corpus(
+        ((spec.machine_type, spec.machine_id, spec.split, spec.condition) for spec in specs), Path(corpus.path)
+    )
+    jobs = (delayed(_write)(spec, machines, out) for spec in specs)
+    rows = Parallel(n_jobs=-1, return_as="generator", batch_size=8)(jobs)
+    return list(tqdm(rows, total=len(specs), disable=None, unit="clip"))
 
 
-def _folder(path: Path, out: Path, channel: int):
-    for file in sorted(path.glob("*/*/*")):
-        name = ClipName.parse(file.stem)
-        clip = file.relative_to(path).with_suffix("").as_posix()
-        target = out / f"{clip}.flac"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        waveform = read_clip(file, channel)
-        write_clip(target, waveform)
-        yield {
-            "clip": clip,
-            "machine_type": clip.split("/")[0],
-            "machine_id": name.machine_id,
-            "split": clip.split("/")[1],
-            "condition": name.condition,
-            "subset": "dev",
-            "seconds": len(waveform) / 16000,
-            "sha256": digest(waveform),
-            "source": str(file.relative_to(path)),
-            "offset": 0.0,
-        }
+def _write(spec: ClipSpec, machines: Machines, out: Path) -> dict:
+    path = out / f"{spec.clip}.flac"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_clip(path, synthesise(spec, machines))
+    written = read_clip(path)
+    row = {key: getattr(spec, key) for key in ("clip", "machine_type", "machine_id", "split", "condition", "subset")}
+    return row | {"seconds": len(written) / SAMPLE_RATE, "sha256": digest(written), "source": "", "offset": 0.0}
+
+
+def dcase2020(corpus: Corpus, out: Path) -> tuple[list[dict], list[Fault]]:
+    """Fetch and unpack the archives of the table and import their recordings.
+
+    The evaluation archives are never taken: their clips have no labels, so they can neither train nor test.
+    """
+    archives = [one for one in read_archives(Path(corpus.path)) if one.subset in corpus.subsets]
+    check_types(corpus.types, (one.machine_type for one in archives), Path(corpus.path))
+    archives = [one for one in archives if not corpus.types or one.machine_type in corpus.types]
+    unpacked = out / ".unpacked"
+    unpack(fetch(archives, store("archives"), corpus.source, unpacked), unpacked)
+    return recordings(corpus, unpacked, out)
+
+
+def recordings(corpus: Corpus, folder: Path, out: Path) -> tuple[list[dict], list[Fault]]:
+    """Import a folder of recordings."""
+    return import_recordings(
+        folder,
+        out,
+        types=corpus.types,
+        subsets=corpus.subsets,
+        channel=corpus.channel,
+        split_seed=corpus.split_seed,
+        on_bad_clip=corpus.on_bad_clip,
+    )
 
 
 def run(params: Declared, raw: Path = RAW) -> None:
-    path = Path(params.corpus.path)
-    partial = raw.with_name(raw.name + ".partial")
+    """Write `raw`: the clips as FLAC in the DCASE layout, manifest.csv, and skipped.csv (file, reason) of bad clips."""
+    corpus = params.corpus
+    partial = raw.with_name(f"{raw.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    clips = _synthetic(path, partial) if path.suffix == ".yaml" else _folder(path, partial, params.corpus.channel)
-    write_manifest(partial / "manifest.csv", clips)
-    (partial / "skipped.csv").write_text("file,reason\n")
-    shutil.rmtree(raw, ignore_errors=True)
-    partial.replace(raw)
+    try:
+        if corpus.path.endswith((".yaml", ".yml")):
+            clips, skipped = synthetic(corpus, partial), []
+        elif corpus.path.endswith(".csv"):
+            clips, skipped = dcase2020(corpus, partial)
+        else:
+            clips, skipped = recordings(corpus, Path(corpus.path), partial)
+        shutil.rmtree(partial / ".unpacked", ignore_errors=True)
+        write_manifest(partial / "manifest.csv", clips)
+        pd.DataFrame(skipped, columns=Fault._fields).to_csv(partial / "skipped.csv", index=False, lineterminator="\n")
+        shutil.rmtree(raw, ignore_errors=True)
+        partial.replace(raw)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 if __name__ == "__main__":
