@@ -334,6 +334,11 @@ def _housing(signal: np.ndarray, resonances_hz: tuple[float, ...]) -> np.ndarray
     return _resonate(signal, 1 + 1.5 * _modes(resonances_hz, 6.0))
 
 
+def _ring(impulses: np.ndarray, modes_hz: tuple[float, ...], quality: float) -> np.ndarray:
+    """Impulses as the modes of what they strike ring from them."""
+    return _resonate(impulses, _modes(modes_hz, quality))
+
+
 def _impulses(times_s: np.ndarray, strengths: np.ndarray | float) -> np.ndarray:
     """Impulses of the given strengths and times; those beyond the clip are left out."""
     signal = np.zeros(SAMPLES, np.float32)
@@ -382,13 +387,14 @@ def fan(design: FanDesign, fault: Fault, rng: Generator) -> np.ndarray:
     """Blade-pass harmonics over turbulence that gusts."""
     load = rng.uniform(-1, 1)
     clogging = fault.of("clogging")
-    speed = design.speed_hz * (1 - 0.01 * load) * (1 + 0.06 * clogging) * (1 - 0.15 * fault.of("voltage_drop"))
+    speed = design.speed_hz * (1 - 0.01 * load) * (1 + 0.06 * clogging) * (1 - 0.2 * fault.of("voltage_drop"))
     turn = _phase(rng, speed, drift=0.003)
     beat = 1 + (0.05 + 0.6 * fault.of("unbalance")) * np.cos(turn)
     blades = _harmonics(rng, design.blades * turn, design.harmonics, design.falloff_db)
-    uneven = _harmonics(rng, turn, design.blades * design.harmonics, falloff_db=0.4)
-    rotor = (1 - 0.5 * clogging) * blades + (0.05 + 0.8 * fault.of("damaged_blade")) * uneven
-    rotor += 0.8 * fault.of("unbalance") * np.cos(turn)
+    uneven = _harmonics(rng, turn, 4 * design.blades, falloff_db=0.1)
+    shaking = _harmonics(rng, turn, design.blades, falloff_db=2.0)
+    rotor = (1 - 0.5 * clogging) * blades + (0.05 + 2.0 * fault.of("damaged_blade")) * uneven
+    rotor += (0.05 + 3.0 * fault.of("unbalance")) * shaking
     gusts = 1 + (0.1 + 0.3 * clogging) * _fluctuation(rng, 3.0)
     turbulence = _noise(rng, _bell(design.turbulence_hz * (1 - 0.4 * clogging), octaves=1.6)) * gusts
     turbulence *= _gain(design.turbulence_db + 1.5 * load + 3 * clogging)
@@ -398,17 +404,17 @@ def fan(design: FanDesign, fault: Fault, rng: Generator) -> np.ndarray:
 def pump(design: PumpDesign, fault: Fault, rng: Generator) -> np.ndarray:
     """Rotation, pulsation of the vanes, flow, and the pops of cavitation bubbles."""
     load = rng.uniform(-1, 1)
-    clogging, leakage = fault.of("clogging"), fault.of("leakage")
+    clogging, leakage, bearing = fault.of("clogging"), fault.of("leakage"), fault.of("worn_bearing")
     turn = _phase(rng, design.speed_hz * (1 - 0.01 * load) * (1 - 0.05 * clogging), drift=0.002)
     pulsation = _harmonics(rng, design.vanes * turn, design.harmonics, design.falloff_db) * (1 - 0.5 * leakage)
-    rotation = _harmonics(rng, turn, 40, falloff_db=0.5) * (0.25 + 0.8 * fault.of("worn_bearing"))
+    rotation = _harmonics(rng, turn, 40, falloff_db=0.5 * (1 - bearing)) * (0.25 + 1.2 * bearing)
     flow = _noise(rng, _bell(design.flow_hz, octaves=1.2)) * _gain(design.flow_db + 1.5 * load)
     bubbles = _random_times(rng, design.cavitation_per_s * (1 + 0.2 * load) * (1 + 5 * clogging))
-    pops = _impulses(bubbles, rng.exponential(10.0 * (1 + clogging), len(bubbles)))
-    grit = _random_times(rng, 12 * fault.of("contamination"))
-    pops += _impulses(grit, rng.exponential(60.0, len(grit)))
-    body = _housing(pulsation + rotation + flow + pops, design.resonances_hz)
-    return body + 0.8 * leakage * _noise(rng, _bell(4500, octaves=0.5)) if leakage else body
+    pops = _ring(_impulses(bubbles, rng.exponential(15.0, len(bubbles))), (1800.0, 3300.0, 5200.0), 3.0)
+    grit = _random_times(rng, 15 * fault.of("contamination"))
+    knocks = _ring(_impulses(grit, rng.exponential(60.0, len(grit))), (900.0, 2600.0), 6.0)
+    jet = 0.6 * leakage * _noise(rng, _bell(4500, octaves=0.5))
+    return _housing(pulsation + rotation + flow, design.resonances_hz) + pops + knocks + jet
 
 
 def slider(design: SliderDesign, fault: Fault, rng: Generator) -> np.ndarray:
@@ -428,9 +434,10 @@ def slider(design: SliderDesign, fault: Fault, rng: Generator) -> np.ndarray:
     whine = _harmonics(rng, _phase(rng, design.whine_hz * velocity, drift=0.003), 3, falloff_db=6.0) * velocity
     thumps = _impulses(ends, rng.uniform(0.7, 1.3, len(ends)))
     thumps += _impulses(ends + 0.06 + 0.05 * loose, loose * rng.uniform(0.5, 1.0, len(ends)))
-    dents = _impulses(starts + 0.4 * strokes, fault.of("rail_damage") * rng.uniform(0.4, 1.0, len(starts)))
-    ringing = _resonate(thumps, _modes(design.resonances_hz, 12.0)) + _resonate(dents, _modes((2600.0, 5200.0), 8.0))
-    body = friction + 0.4 * grease * squeal + _gain(design.whine_db) * whine
+    dents = _impulses(starts + 0.4 * strokes, 6 * fault.of("rail_damage") * rng.uniform(0.5, 1.0, len(starts)))
+    ringing = _ring(thumps, design.resonances_hz, 12.0) + _ring(dents, (2600.0, 5200.0), 12.0)
+    rattle = _noise(rng, _bell(300, octaves=0.6)) * velocity
+    body = friction + 0.6 * grease * squeal + 0.6 * loose * rattle + _gain(design.whine_db) * whine
     return _housing(body, design.resonances_hz) + 60 * _gain(design.stop_db) * ringing
 
 
@@ -446,22 +453,23 @@ def valve(design: ValveDesign, fault: Fault, rng: Generator) -> np.ndarray:
     clicks = _impulses(opens, rng.uniform(0.85, 1.15, len(opens)))
     closing = _gain(design.closing_db) * rng.uniform(0.85, 1.15, len(opens))
     clicks += _impulses(closes, closing)
-    for bounce in (1, 2):
-        clicks += _impulses(closes + 0.035 * bounce, spring * closing * 0.6**bounce)
+    for bounce in (1, 2, 3):
+        clicks += _impulses(closes + 0.04 * bounce, 1.5 * spring * closing * 0.8**bounce)
     metal = _modes(design.click_hz, 20.0) * (1 - 0.6 * dirt * (FREQUENCY > 2000)) + 2 * _modes((design.seat_hz,), 5.0)
     sound = _resonate(clicks, metal.astype(np.complex64))
     air = _noise(rng, _bell(3800, octaves=0.7))
     opened = _decays(opens, 0.05) * _gain(design.puff_db)
-    scrape = 0.06 * dirt * _decays(closes - 0.12, 0.05)
-    leak = 0.012 * fault.of("leakage")
-    return sound + 0.2 * air * (opened + scrape + leak)
+    scrape = 0.4 * dirt * _decays(closes - 0.12, 0.05)
+    leak = 0.02 * fault.of("leakage")
+    buzz = 0.015 * stuck * _harmonics(rng, 2 * np.pi * 100 * TIME, 20, falloff_db=0.5) * _decays(opens, design.open_s)
+    return sound + 0.2 * air * (opened + scrape + leak) + buzz
 
 
 def toy_car(design: ToyCarDesign, fault: Fault, rng: Generator) -> np.ndarray:
     """A motor runs up, its gears mesh and whine, its wheels roll; at the end it coasts down."""
     load = rng.uniform(-1, 1)
     tangled, bent = fault.of("tangled_wheel"), fault.of("bent_shaft")
-    top = design.speed_hz * (1 - 0.015 * load) * (1 - 0.12 * tangled) * (1 + 0.12 * fault.of("over_voltage"))
+    top = design.speed_hz * (1 - 0.015 * load) * (1 - 0.06 * tangled) * (1 + 0.07 * fault.of("over_voltage"))
     start, stop = rng.uniform(0, 0.8), SECONDS - rng.uniform(0, 0.8)
     run = (1 - np.exp(-(TIME - start).clip(0) / (0.5 * design.run_up_s))) * np.exp(-(TIME - stop).clip(0) / 0.3)
     motor = _phase(rng, top * run, drift=0.006)
@@ -471,17 +479,21 @@ def toy_car(design: ToyCarDesign, fault: Fault, rng: Generator) -> np.ndarray:
     brushes = _harmonics(rng, motor, 12, falloff_db=1.5) * run
     rolling = _noise(rng, _bell(design.rolling_hz, octaves=1.2)) * run**2
     rolling *= _gain(design.rolling_db + 1.5 * load)
-    rustle = tangled * _noise(rng, _bell(3500, octaves=0.7)) * run * (1 + np.cos(axle)) / 2 if tangled else 0.0
+    contact = run * (1 + np.cos(axle)) / 2
+    rustle = (
+        0.6 * tangled * _noise(rng, _bell(3500, octaves=0.7)) + 1.5 * bent * _noise(rng, _bell(1800, 0.4))
+    ) * contact
     knocks = _turns(axle)
-    knocks = _impulses(knocks, 40 * fault.of("damaged_gear") * rng.uniform(0.5, 1.0, len(knocks)))
-    return _housing(rub * (mesh + 0.4 * brushes + rolling) + rustle + knocks, design.resonances_hz)
+    knocks = _impulses(knocks, 80 * fault.of("damaged_gear") * rng.uniform(0.5, 1.0, len(knocks)))
+    body = _housing(rub * (mesh + 0.4 * brushes + rolling) + rustle, design.resonances_hz)
+    return body + _ring(knocks, design.resonances_hz, 4.0)
 
 
 def toy_conveyor(design: ToyConveyorDesign, fault: Fault, rng: Generator) -> np.ndarray:
     """A motor drives a belt over rollers; the belt's seam ticks when it comes round."""
     load = rng.uniform(-1, 1)
     slack, tension = fault.of("slack_belt"), fault.of("excess_tension")
-    pace = (1 - 0.01 * load) * (1 - 0.06 * tension) * (1 + 0.02 * slack * _fluctuation(rng, 4.0))
+    pace = (1 - 0.01 * load) * (1 - 0.1 * tension) * (1 + 0.02 * slack * _fluctuation(rng, 4.0))
     motor = _phase(rng, design.motor_hz * pace, drift=0.003)
     roller = motor * design.roller_hz / design.motor_hz
     belt = motor * design.belt_hz / design.motor_hz
@@ -491,13 +503,13 @@ def toy_conveyor(design: ToyConveyorDesign, fault: Fault, rng: Generator) -> np.
     squeak = np.sin(_phase(rng, 2300 * pace, drift=0.01)) * np.cos(roller / 2).clip(0) ** 8
     seams, turns = _turns(belt), _turns(roller)
     knocks = _impulses(seams, rng.uniform(15, 25, len(seams)))
-    knocks += _impulses(turns, 30 * fault.of("damaged_pulley") * rng.uniform(0.5, 1.0, len(turns)))
+    knocks += _impulses(turns, 300 * fault.of("damaged_pulley") * rng.uniform(0.5, 1.0, len(turns)))
     flaps = _random_times(rng, 5.0) if slack else np.zeros(0)
-    knocks += _impulses(flaps, slack * rng.uniform(20, 60, len(flaps)))
+    thuds = _ring(_impulses(flaps, slack * rng.uniform(400, 800, len(flaps))), (140.0, 310.0), 5.0)
     passes = np.concatenate([seams + place for place in (0.1, 0.35, 0.6)])
-    jingle = _impulses(passes, 60 * fault.of("foreign_object") * rng.uniform(0.5, 1.0, len(passes)))
-    body = _housing(drive + rolling + knocks + 0.7 * tension * squeak, design.resonances_hz)
-    return body + _resonate(jingle, _modes((3100.0, 4700.0, 6300.0), 40.0))
+    jingle = _impulses(passes, 250 * fault.of("foreign_object") * rng.uniform(0.5, 1.0, len(passes)))
+    body = _housing(drive + rolling + 2 * tension * squeak, design.resonances_hz)
+    return body + thuds + _ring(knocks, design.resonances_hz, 12.0) + _ring(jingle, (3100.0, 4700.0, 6300.0), 40.0)
 
 
 MECHANISMS: dict[str, Callable[[BaseModel, Fault, Generator], np.ndarray]] = {
@@ -518,7 +530,7 @@ def factory(background: Background, rng: Generator) -> np.ndarray:
     slope = rng.uniform(*background.slope_db_per_octave)
     audible = FREQUENCY**2 / (FREQUENCY**2 + 60.0**2)  # nothing below the room and the microphone
     tilt = (FREQUENCY / 1000) ** (slope / 6.02) * audible
-    room = 1 + rng.uniform(0, 1.5) * _bell(rng.uniform(150, 1500), octaves=0.5)
+    room = 1 + rng.uniform(0, 0.7) * _bell(rng.uniform(150, 1500), octaves=0.5)
     sound = _noise(rng, tilt * room) * (1 + 0.1 * _fluctuation(rng, 0.5))
     for _ in range(rng.poisson(background.events_per_clip)):
         event = EVENTS[rng.integers(len(EVENTS))](rng)
