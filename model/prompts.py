@@ -1,0 +1,312 @@
+"""Prompts in the paper's form (section 2.1, Table 1), from a written bank or from a language model.
+
+`add <qualities> <noise> produced by <machine> in <kind of factory> as they <activity>`
+
+Whoever writes them, all prompts pass the same checks, and what is refused is kept with its reason.
+"""
+
+import csv
+import hashlib
+import itertools
+import json
+import logging
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+WORDS = (8, 40)  # fewest and most words of a prompt
+SIMILAR = 0.7  # share of content words in common from which two prompts are near-duplicates
+KINDS = 12  # of factory, at least, over which a full set of prompts is spread
+FORM = re.compile(
+    r"add (?P<noise>.+?) (?:produced|created|generated|made) by (?P<machine>.+?) "
+    r"in (?:a|an|the) (?P<factory>.+?) (?:as|while) (?:they|it) (?P<activity>.+)"
+)
+_HUMAN = re.compile(
+    r"\b(speech|speak\w*|voices?|vocals?|talk\w*|shout\w*|whisper\w*|conversations?|announcements?|laugh\w*|"
+    r"music\w*|songs?|sing|singing|melod\w+|radio|orchestra\w*|guitar\w*|piano|violin\w*|choir)\b"
+)
+_SCAFFOLD = {
+    *("add", "produced", "created", "generated", "made", "by", "a", "an", "the", "and"),
+    *("of", "in", "on", "to", "as", "they", "it", "its", "their"),
+}
+EXAMPLE = "add shrill uneven whistling produced by steam ejectors in a sugar refinery as they draw vapour from the pans"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A text that wants to be a prompt."""
+
+    text: str
+    id: str = ""  # empty: the place in the set names it
+
+
+@dataclass
+class Prompts:
+    """Texts that passed the checks, up to `count`, and those refused, with the reason."""
+
+    count: int
+    accepted: list[Candidate] = field(default_factory=list)
+    refused: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        return len(self.accepted) == self.count
+
+    def offer(self, candidate: Candidate) -> None:
+        """Take the candidate if it passes the checks and there is room."""
+        if self.complete:
+            return
+        reason = refusal(candidate.text, [EXAMPLE, *(one.text for one in self.accepted)])
+        if not reason:
+            factories = Counter(factory_of(one.text) for one in self.accepted)
+            quota = math.ceil(self.count / KINDS)
+            if factories[factory_of(candidate.text)] >= quota:
+                reason = f"{factory_of(candidate.text)} already has its {quota} prompts"
+        if reason:
+            self.refused.append((candidate.text, reason))
+        else:
+            self.accepted.append(candidate)
+
+    def why_incomplete(self) -> str:
+        """One line for the user: how many passed and what the others were refused for."""
+        reasons = Counter(re.sub(r"[:(].*", "", reason).strip() for _, reason in self.refused)
+        listed = ", ".join(f"{number} x {reason}" for reason, number in reasons.most_common(4))
+        return f"{len(self.accepted)} of {self.count} prompts passed the checks" + (
+            f" (refused: {listed})" if listed else ""
+        )
+
+
+def tidy(text: str) -> str:
+    """A prompt as it is compared and used: one line, single spaces, small first letter, no quotes, no full stop."""
+    text = " ".join(text.split()).strip(" \"'`“”.,;")
+    return text[:1].lower() + text[1:]
+
+
+def factory_of(text: str) -> str:
+    """Kind of factory that a prompt of the right form names."""
+    match = FORM.fullmatch(text)
+    return match["factory"].lower() if match else ""
+
+
+def refusal(text: str, others: Iterable[str] = ()) -> str | None:
+    """Why `text` is no good prompt beside `others`, or None if it is.
+
+    >>> refusal("add noise")
+    'too short: 2 words, at least 8'
+    """
+    words = text.split()
+    if len(words) < WORDS[0]:
+        return f"too short: {len(words)} words, at least {WORDS[0]}"
+    if len(words) > WORDS[1]:
+        return f"too long: {len(words)} words, at most {WORDS[1]}"
+    if not text.isprintable():
+        return "unprintable characters"
+    if human := _HUMAN.search(text.lower()):
+        return f"speech or music: {human[0]}"
+    match = FORM.fullmatch(text)
+    if not match:
+        return "form: not `add … produced by … in … as they …`"
+    if len(match["noise"].split()) < 2:
+        return f"no quality: {match['noise']}"
+    own = _content(text)
+    for other in others:
+        theirs = _content(other)
+        if own == theirs:
+            return f"duplicate: {other}"
+        if len(own & theirs) >= SIMILAR * len(own | theirs):
+            return f"near-duplicate: {other}"
+    return None
+
+
+def _content(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"[a-z]+", text.lower())) - _SCAFFOLD
+
+
+def read_bank(path: Path) -> list[Candidate]:
+    """The written bank: a CSV with the columns id, factory, text."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [Candidate(row["text"], row["id"]) for row in csv.DictReader(file)]
+
+
+def from_bank(bank: list[Candidate], seed: int) -> Iterator[Candidate]:
+    """All of `bank`, one kind of factory after the other in turn; which comes first is drawn by hashes of `seed`."""
+
+    def draw(text: str) -> bytes:
+        return hashlib.sha256(f"{seed}\0{text}".encode()).digest()
+
+    kinds: dict[str, list[Candidate]] = {}
+    for candidate in sorted(bank, key=lambda one: draw(one.text)):
+        kinds.setdefault(factory_of(candidate.text), []).append(candidate)
+    for row in itertools.zip_longest(*(kinds[kind] for kind in sorted(kinds, key=draw))):
+        yield from (candidate for candidate in row if candidate)
+
+
+def request(factory: str, count: int) -> str:
+    """What a language model is asked."""
+    return (
+        f"Write {count} different descriptions of noises heard in a {factory}, for a text-to-audio model. Each is one "
+        "sentence of exactly this form: add <qualities> <noise> produced by <machine> in a <kind of factory> as they "
+        f"<activity>. For example: {EXAMPLE}. Be specific, unambiguous and varied in qualities, noises and machines; "
+        "no speech, no music. "
+    )
+
+
+class Endpoint:
+    """An OpenAI-compatible chat endpoint. The key, if it needs one, is taken from OPENAI_API_KEY and never shown."""
+
+    BATCH = 10  # prompts asked for at once
+
+    def __init__(self, base_url: str, model: str, timeout: float = 120.0, attempts: int = 6, wait: float = 1.0):
+        """`timeout` (s) is that of one request; a failed one is repeated after `wait`, 2 `wait`, 4 `wait` … seconds."""
+        self.url = f"{base_url.rstrip('/')}/chat/completions"
+        self.model, self.timeout, self.attempts, self.wait = model, timeout, attempts, wait
+        self.json_mode = True
+
+    def candidates(self, factories: list[str], count: int, seed: int, prompts: Prompts) -> Iterator[Candidate]:
+        """Ask for each kind of factory in turn, for at most four times as many prompts as are wanted."""
+        for number, factory in zip(range(max(12, 4 * count // self.BATCH)), itertools.cycle(factories)):
+            answer = self._ask(
+                request(factory, self.BATCH) + 'Answer with JSON only: {"prompts": ["…", …]}', seed + number
+            )
+            try:
+                texts = _texts(answer)
+            except ValueError as error:
+                prompts.refused.append((answer[:200], f"malformed answer: {error}"))
+                log.warning("answer %d of %s is malformed (%s) and left out", number + 1, self.model, error)
+                continue
+            yield from (Candidate(tidy(text)) for text in texts)
+
+    def _ask(self, content: str, seed: int) -> str:
+        import requests
+        from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+
+        retries = Retrying(
+            retry=retry_if_exception_type((requests.ConnectionError, requests.Timeout, _BusyError)),
+            wait=wait_exponential_jitter(initial=self.wait, max=60 * self.wait, jitter=self.wait),
+            stop=stop_after_attempt(self.attempts),
+            before_sleep=lambda state: log.warning(
+                "%s: %s; attempt %d of %d follows in %.0f s",
+                self.url, _reason(state.outcome.exception()),
+                state.attempt_number + 1, self.attempts, state.next_action.sleep,
+            ),
+        )  # fmt: skip
+        try:
+            return retries(self._post, content, seed)
+        except RetryError as error:
+            reason = _reason(error.last_attempt.exception())
+            raise ValueError(
+                f"{self.url} did not answer in {self.attempts} attempts ({reason}): see prompts.base_url"
+            ) from None
+
+    def _post(self, content: str, seed: int) -> str:
+        import requests
+
+        key = os.environ.get("OPENAI_API_KEY")
+        body = {"model": self.model, "messages": [{"role": "user", "content": content}], "seed": seed}
+        response = requests.post(
+            self.url,
+            json=body | ({"response_format": {"type": "json_object"}} if self.json_mode else {}),
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=self.timeout,
+        )
+        if response.status_code == 400 and self.json_mode:
+            self.json_mode = False  # some servers do not know the option; the request asks for JSON anyway
+            return self._post(content, seed)
+        if response.status_code == 429 or response.status_code >= 500:
+            raise _BusyError(f"status {response.status_code}")
+        if response.status_code in (401, 403):
+            raise ValueError(f"{self.url} refuses the key (status {response.status_code}): set OPENAI_API_KEY")
+        if response.status_code != 200:
+            raise ValueError(
+                f"{self.url} answers with status {response.status_code}: see prompts.base_url and prompts.model"
+            )
+        try:
+            return str(response.json()["choices"][0]["message"]["content"])
+        except (ValueError, LookupError, TypeError):
+            return response.text
+
+
+class _BusyError(Exception):
+    """The endpoint wants to be asked later."""
+
+
+def _reason(error: BaseException | None) -> str:
+    return str(error) if isinstance(error, _BusyError) else type(error).__name__  # requests' own text is pages long
+
+
+def _texts(answer: str) -> list[str]:
+    """The prompts in a language model's JSON answer, which may stand in a Markdown fence."""
+    answer = re.sub(r"^\s*```(?:json)?\s*|\s*```\s*$", "", answer)
+    try:
+        content = json.loads(answer)
+    except json.JSONDecodeError:
+        raise ValueError("no JSON") from None
+    texts = content.get("prompts") if isinstance(content, dict) else content
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError("no list of texts under `prompts`")
+    return texts
+
+
+class LocalModel:
+    """An instruct model in a local `transformers` folder, loaded from safetensors, asked for one prompt at a time.
+
+    Small models do not keep to JSON, so the answer's first word is given and its first line is taken.
+    """
+
+    BATCH = 8  # answers sampled at once
+
+    def __init__(self, folder: Path, device: str = "cpu"):
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging as transformers_logging
+
+        if not (folder / "config.json").is_file():
+            raise ValueError(
+                f"{folder} holds no transformers model (config.json): set prompts.model to a folder that does"
+            )
+        transformers_logging.disable_progress_bar()
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        except Exception as error:  # what a library raises on a damaged folder is its own affair
+            raise ValueError(f"{folder} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+        self.model = model.to(device).eval()
+
+    def candidates(self, factories: list[str], count: int, seed: int, prompts: Prompts) -> Iterator[Candidate]:
+        """Sample for each kind of factory in turn, at most twelve times as many as are wanted."""
+        import torch
+
+        torch.manual_seed(seed)
+        for _, factory in zip(range(max(4, 12 * count // self.BATCH)), itertools.cycle(factories)):
+            ask = request(factory, 1) + "Answer with that sentence only."
+            if self.tokenizer.chat_template:
+                ask = self.tokenizer.apply_chat_template(
+                    [{"role": "user", "content": ask}], tokenize=False, add_generation_prompt=True
+                )
+            tokens = self.tokenizer(f"{ask}add", return_tensors="pt", add_special_tokens=False).to(self.model.device)
+            with torch.inference_mode():
+                answers = self.model.generate(
+                    **tokens,
+                    do_sample=True,
+                    temperature=0.8,
+                    top_p=0.95,
+                    max_new_tokens=60,
+                    num_return_sequences=self.BATCH,
+                    pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id or 0,
+                )
+            for answer in answers[:, tokens.input_ids.shape[1] :]:
+                text = "add" + self.tokenizer.decode(answer, skip_special_tokens=True)
+                yield Candidate(tidy(re.split(r"\n|\. |\.$", text)[0]))
+
+
+def collect(candidates: Iterable[Candidate], prompts: Prompts) -> None:
+    """Offer candidates until the set is complete; what is never looked at is never asked for."""
+    for candidate in candidates:
+        prompts.offer(candidate)
+        if prompts.complete:
+            return
