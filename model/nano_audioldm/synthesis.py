@@ -221,7 +221,7 @@ def _crackle(rng: Generator, samples: int, pitch: float, pace: float) -> Wavefor
     response = np.zeros(samples)
     length = int(rng.uniform(0.0008, 0.003) * SAMPLE_RATE) + 4
     response[:length] = rng.standard_normal(length) * np.exp(-np.arange(length) / length * 4)
-    colour = _band(_between(pitch, 500, 2500), 9000, 1.0)(fft.rfftfreq(samples, 1 / SAMPLE_RATE))
+    colour = _band(_between(pitch, 300, 2500), _between(pitch, 2000, 9000), 1.0)(fft.rfftfreq(samples, 1 / SAMPLE_RATE))
     return fft.irfft(fft.rfft(impulses) * fft.rfft(response) * colour, samples)
 
 

@@ -1,10 +1,20 @@
-"""The small checkpoint: its vocabulary, its synthesiser, its shape and what the shipped weights do."""
+"""The small checkpoint: its vocabulary, its synthesiser, how it is trained and what the shipped weights do."""
 
+import json
 from collections import Counter
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
+from model.nano_audioldm import architecture, train
+from model.nano_audioldm.captions import caption
+from model.nano_audioldm.evaluate import CHECKPOINT, HIGH, LOW, centroid, comb, round_trip
 from model.nano_audioldm.families import FAMILIES, family_of
+from model.nano_audioldm.synthesis import draw_clip, family_sound, noise_floor
+
+shipped = pytest.mark.skipif(not CHECKPOINT.is_dir(), reason="no checkpoint in model/nano_audioldm/checkpoint")
 
 
 def test_every_noun_belongs_to_one_family():
@@ -20,9 +30,177 @@ def test_every_noun_belongs_to_one_family():
         ("add a hissing rattle produced by a grinding mill", "rattle"),
         ("Add sharp, rhythmic CLICKING produced by printing presses", "clicking"),
         ("add a rush of air from fans humming in a hall", "ventilation"),
+        ("add the sound of a low whine made by furnaces", "whirr"),
         ("add cheerful conversation produced by workers", None),
         ("", None),
     ],
 )
 def test_a_prompts_family_is_the_head_noun_of_its_noise(text, family):
     assert family_of(text) == family
+
+
+def test_captions_name_their_family_in_the_papers_form():
+    rng = np.random.default_rng(0)
+    texts = []
+    for family in FAMILIES:
+        for _ in range(60):
+            text = caption(rng, family, *rng.choice([None, "low", "high"], 1), None)
+            assert family_of(text) == family, text
+            texts.append(text)
+    whole = [text for text in texts if " produced by " in text and " in " in text and " as they " in text]
+    assert len(whole) > len(texts) / 8
+    assert all(5 <= len(text.split()) <= 30 for text in whole)
+    assert len(set(texts)) > 0.99 * len(texts)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sounds_follow_pitch(family):
+    rng = np.random.default_rng(1)
+    low, high = (
+        np.mean([centroid(family_sound(rng, family, 32000, pitch, 0.5).astype(np.float32)) for _ in range(6)])
+        for pitch in (0.05, 0.95)
+    )
+    assert high > 1.1 * low
+
+
+@pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if family.paced])
+def test_sounds_follow_pace(family):
+    def pace(waveform: np.ndarray) -> float:  # centroid of the envelope's spectrum below 60 Hz, in Hz
+        envelope = np.abs(waveform).reshape(-1, 40).mean(1)  # 400 Hz
+        spectrum = np.abs(np.fft.rfft(envelope - envelope.mean()))
+        frequencies = np.fft.rfftfreq(len(envelope), 1 / 400)
+        inside = frequencies < 60
+        return (spectrum * frequencies)[inside].sum() / spectrum[inside].sum()
+
+    rng = np.random.default_rng(2)
+    slow, fast = (
+        np.mean([pace(family_sound(rng, family, 64000, 0.5, value)) for _ in range(6)]) for value in (0.0, 1.0)
+    )
+    assert fast > slow
+
+
+def test_a_clip_is_as_the_front_end_leaves_it_and_depends_on_its_generator_alone():
+    for seed in range(20):
+        clip, again = (draw_clip(np.random.default_rng(seed), 16000) for _ in range(2))
+        assert clip.waveform.dtype == np.float32
+        assert clip.waveform.shape == (16000,)
+        assert abs(clip.waveform.mean()) < 1e-4
+        assert 0.14 < np.abs(clip.waveform).max() <= 0.5001
+        assert family_of(clip.caption) == clip.family
+        np.testing.assert_array_equal(clip.waveform, again.waveform)
+        assert clip.caption == again.caption
+
+
+def test_whitening_standardises_the_latents_and_leaves_the_reconstruction_alone():
+    torch.manual_seed(0)
+    vae = architecture.vae().eval()
+    batches = [{"log_mel": -5 + 2 * torch.randn(2, 64, 64)} for _ in range(2)]
+    sample = batches[0]["log_mel"][:, None]
+    with torch.no_grad():
+        before = vae.encode(sample).latent_dist
+        scale = before.std / before.mean.std((0, 2, 3))[None, :, None, None]
+        reconstruction = vae.decode(before.mean).sample
+        train.whiten(vae, iter(batches))
+        after = vae.encode(sample).latent_dist
+        latents = torch.cat([vae.encode(batch["log_mel"][:, None]).latent_dist.mean for batch in batches])
+        assert latents.mean((0, 2, 3)).abs().max() < 1e-3
+        assert (latents.std((0, 2, 3)) - 1).abs().max() < 1e-3
+        torch.testing.assert_close(vae.decode(after.mean).sample, reconstruction, atol=1e-3, rtol=1e-3)
+        ratio = (after.std / scale).mean((0, 2, 3))
+        torch.testing.assert_close(ratio, torch.ones(8), atol=0.2, rtol=0)
+
+
+class _Numbers(torch.utils.data.Dataset):
+    def __getitem__(self, number: int) -> dict:
+        return {"x": torch.from_numpy(np.random.default_rng(number).standard_normal((4, 3), dtype=np.float32))}
+
+
+def test_an_interrupted_training_ends_as_an_uninterrupted_one(tmp_path, monkeypatch):
+    monkeypatch.setitem(train.STEPS, "vae", 12)
+    monkeypatch.setattr(train, "SAVE_SECONDS", -1)  # after every step
+
+    def network() -> nn.Module:
+        torch.manual_seed(3)
+        return nn.Linear(3, 3)
+
+    def loss_of(network: nn.Module, batch: dict) -> train.Loss:
+        loss = (network(batch["x"]) - torch.randn(4, 3)).square().mean()
+        return loss, {"mse": loss.item()}
+
+    def stopping(network: nn.Module, batch: dict) -> train.Loss:
+        if torch.equal(batch["x"], _Numbers()[7]["x"]):
+            raise KeyboardInterrupt
+        return loss_of(network, batch)
+
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    whole = train.fit("vae", network(), _Numbers(), loss_of, tmp_path / "whole", workers=0)
+    with pytest.raises(KeyboardInterrupt):
+        train.fit("vae", network(), _Numbers(), stopping, tmp_path / "parts", workers=0)
+    assert json.loads((tmp_path / "parts" / "vae.json").read_text())["step"] == 7
+    parts = train.fit("vae", network(), _Numbers(), loss_of, tmp_path / "parts", workers=0)
+    torch.testing.assert_close(parts.weight, whole.weight, atol=0, rtol=0)
+    assert json.loads((tmp_path / "parts" / "vae.json").read_text())["history"][-1]["step"] == 12
+
+
+def test_the_comb_measure_sees_a_comb():
+    rng = np.random.default_rng(4)
+    noise = [rng.standard_normal(64000) for _ in range(4)]
+    buzzing = [one * (1 + 0.3 * np.sin(2 * np.pi * 100 * np.arange(64000) / 16000)) for one in noise]
+    humming = [one + 0.1 * np.sin(2 * np.pi * 100 * np.arange(64000) / 16000) for one in noise]
+    assert abs(comb(noise)["envelope_100"]) < 2
+    assert comb(buzzing)["envelope_100"] > 6
+    assert comb(humming)["spectrum_100"] > 6 > 2 > abs(comb(noise)["spectrum_100"])
+
+
+@pytest.fixture(scope="module")
+def diffusion():
+    from model.audioldm import AudioLDM
+
+    return AudioLDM.from_checkpoint(str(CHECKPOINT))
+
+
+@shipped
+def test_the_checkpoint_is_small_and_generates_through_the_stock_pipeline():
+    from diffusers import AudioLDMPipeline
+
+    files = [path for path in CHECKPOINT.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 15e6
+    assert not [path for path in files if path.suffix not in (".json", ".txt", ".safetensors")]
+    pipeline = AudioLDMPipeline.from_pretrained(CHECKPOINT)
+    pipeline.set_progress_bar_config(disable=True)
+    low, high = (
+        pipeline(
+            prompt, num_inference_steps=10, audio_length_in_s=2.56, generator=torch.Generator().manual_seed(0)
+        ).audios[0]
+        for prompt in (LOW, HIGH)
+    )
+    assert low.shape == (40960,)
+    assert np.isfinite(low).all()
+    assert centroid(high) > 1.5 * centroid(low)
+
+
+@shipped
+def test_the_checkpoint_reads_prompts_by_their_noise_not_their_machine(diffusion):
+    rng = np.random.default_rng(6)
+    with torch.inference_mode():
+        centres = torch.stack(
+            [torch.cat([diffusion.embed(caption(rng, family)) for _ in range(12)]).mean(0) for family in FAMILIES]
+        )
+        right = [
+            int((centres @ diffusion.embed(caption(rng, family))[0]).argmax()) == index
+            for index, family in enumerate(FAMILIES)
+            for _ in range(6)
+        ]
+    assert np.mean(right) > 0.95
+
+
+@shipped
+def test_a_round_trip_keeps_the_clip_and_adds_no_comb(diffusion):
+    rng = np.random.default_rng(7)
+    clips = [(0.1 * noise_floor(rng, 160_000)).astype(np.float32) for _ in range(4)]
+    made = [round_trip(diffusion, clip) for clip in clips]
+    assert all(one.shape == (160_000,) for one in made)
+    assert comb(made)["spectrum_100"] < 3
+    nearest = [int(np.argmin([abs(centroid(one) - centroid(clip)) for clip in clips])) for one in made]
+    assert nearest == [0, 1, 2, 3]
