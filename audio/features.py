@@ -97,17 +97,16 @@ class FeatureWriter:
             self._squares += float(np.square(values).sum())
 
     def __exit__(self, exception: type | None, *_) -> None:
-        for kind, file in self._files.items():
+        try:
+            for kind, file in self._files.items():
+                with file:
+                    self._write_header(kind)
             if exception is None:
-                file.flush()
-                self._write_header(kind)
-            file.close()
-        if exception is not None:
-            shutil.rmtree(self._partial)
-            return
-        self._write_index()
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._partial.replace(self._folder)
+                self._write_index()
+                shutil.rmtree(self._folder, ignore_errors=True)
+                self._partial.replace(self._folder)
+        finally:
+            shutil.rmtree(self._partial, ignore_errors=True)
 
     def _write_header(self, kind: str) -> None:
         # NumPy pads the header so that the first axis can grow without moving the data.
