@@ -14,7 +14,7 @@ from typing import Annotated, Literal, TypeVar
 import numpy as np
 import yaml
 from numpy.random import Generator
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from scipy.fft import irfft, rfft
 
 SAMPLE_RATE = 16000  # Hz
@@ -24,6 +24,7 @@ SAMPLES = SAMPLE_RATE * SECONDS
 TIME = np.arange(SAMPLES) / SAMPLE_RATE  # s
 FREQUENCY = np.fft.rfftfreq(SAMPLES, 1 / SAMPLE_RATE).astype(np.float32)  # Hz
 FREQUENCY[0] = FREQUENCY[1] / 2  # so that logarithms and ratios of it exist
+OCTAVES = np.log2(FREQUENCY)  # above 1 Hz
 
 
 # ---------------------------------------------------------------------------------------------- the description
@@ -91,7 +92,10 @@ class SliderDesign(_Strict):
 
 
 class ValveDesign(_Strict):
-    """A solenoid that opens every `period_s` for `open_s`; closing and puff of air are re the opening click."""
+    """A solenoid that opens every `period_s` for `open_s`.
+
+    `closing_db` is re the opening click, `puff_db` (air let through) too; `seat_hz` is the thud of the body.
+    """
 
     period_s: Seconds
     open_s: Seconds
@@ -99,6 +103,12 @@ class ValveDesign(_Strict):
     puff_db: Decibels
     click_hz: Modes
     seat_hz: Hertz
+
+    @model_validator(mode="after")
+    def _closes_before_it_opens(self) -> "ValveDesign":
+        if self.open_s >= self.period_s:
+            raise ValueError(f"open_s {self.open_s} must be below period_s {self.period_s}")
+        return self
 
 
 class ToyCarDesign(_Strict):
@@ -135,6 +145,8 @@ Faults = Annotated[dict[FaultName, Severity], Field(min_length=1)]  # and the ra
 
 
 class FanType(_Strict):
+    """The fans by id ("id_00"), and their faults; the other types alike."""
+
     ids: Ids[FanDesign]
     faults: Faults[Literal["unbalance", "clogging", "damaged_blade", "voltage_drop"]]
 
@@ -173,6 +185,12 @@ class Types(_Strict):
     valve: ValveType | None = None
     ToyCar: ToyCarType | None = None
     ToyConveyor: ToyConveyorType | None = None
+
+    @model_validator(mode="after")
+    def _at_least_one(self) -> "Types":
+        if not any(kind for _, kind in self):
+            raise ValueError(f"no machine type is described: at least one of {', '.join(type(self).model_fields)}")
+        return self
 
 
 class Clips(_Strict):
@@ -263,7 +281,10 @@ def _mistake(path: Path, error: dict) -> str:
         return f"{path}: {key} is missing"
     if error["type"] == "extra_forbidden":
         return f"{path}: {key} is not a key of a description"
-    return f"{path}: {key} is {error['input']!r}: {error['msg'].removeprefix('Value error, ')}"
+    message = error["msg"].removeprefix("Value error, ")
+    if isinstance(error["input"], dict):  # a rule between several keys, whose message names them
+        return f"{path}: {key}: {message}"
+    return f"{path}: {key} is {error['input']!r}: {message[0].lower()}{message[1:]}"
 
 
 # ------------------------------------------------------------------------------------------------ shared helpers
@@ -283,7 +304,7 @@ def _unit(signal: np.ndarray) -> np.ndarray:
 
 
 def _fluctuation(rng: Generator, rate_hz: float) -> np.ndarray:
-    """A slow random curve about 0, of standard deviation about 1, that changes `rate_hz` times a second."""
+    """A slow random curve about 0, of about unit size, that changes `rate_hz` times a second."""
     knots = np.linspace(0, SECONDS, max(2, round(rate_hz * SECONDS) + 1))
     return np.interp(TIME, knots, rng.standard_normal(len(knots))).astype(np.float32)
 
@@ -295,9 +316,14 @@ def _phase(rng: Generator, speed_hz: float | np.ndarray, drift: float) -> np.nda
 
 
 def _harmonics(rng: Generator, phase: np.ndarray, count: int, falloff_db: float) -> np.ndarray:
-    """`count` harmonics of a turning phase, each `falloff_db` below the one before, at RMS 1."""
+    """`count` harmonics of a turning phase, each `falloff_db` below the one before, at RMS 1.
+
+    Those that would pass half the sample rate are left out.
+    """
+    count = min(count, int(np.pi / np.diff(phase[::100]).max() * 100))
     angle = (phase % (2 * np.pi)).astype(np.float32)
-    turn = np.cos(angle) + 1j * np.sin(angle)
+    turn = np.empty(SAMPLES, np.complex64)
+    turn.real, turn.imag = np.cos(angle), np.sin(angle)
     amplitudes = _gain(-falloff_db) ** np.arange(count) * np.exp(1j * rng.uniform(0, 2 * np.pi, count))
     total = np.zeros_like(turn)
     for amplitude in amplitudes[::-1].astype(np.complex64):  # Horner: sum of amplitude_k turn^k
@@ -308,7 +334,7 @@ def _harmonics(rng: Generator, phase: np.ndarray, count: int, falloff_db: float)
 
 def _bell(centre_hz: float, octaves: float) -> np.ndarray:
     """A band in the spectrum: a bell curve over log-frequency."""
-    return np.exp(-0.5 * (np.log2(FREQUENCY / centre_hz) / octaves) ** 2).astype(np.float32)
+    return np.exp(-0.5 * ((OCTAVES - np.float32(np.log2(centre_hz))) / np.float32(octaves)) ** 2)
 
 
 def _noise(rng: Generator, response: np.ndarray) -> np.ndarray:
@@ -317,11 +343,11 @@ def _noise(rng: Generator, response: np.ndarray) -> np.ndarray:
     return _unit(irfft(spectrum * response, SAMPLES))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def _modes(frequencies_hz: tuple[float, ...], quality: float) -> np.ndarray:
     """Complex response of parallel resonators, 1 at each resonance."""
-    ratio = FREQUENCY / np.array(frequencies_hz)[:, None]  # (modes, frequencies)
-    return (1 / (1 + 1j * quality * (ratio - 1 / ratio))).sum(axis=0).astype(np.complex64)
+    ratio = FREQUENCY / np.array(frequencies_hz, np.float32)[:, None]  # (modes, frequencies)
+    return (1 / (1 + np.complex64(1j * quality) * (ratio - 1 / ratio))).sum(axis=0)
 
 
 def _resonate(signal: np.ndarray, response: np.ndarray) -> np.ndarray:
@@ -413,8 +439,10 @@ def pump(design: PumpDesign, fault: Fault, rng: Generator) -> np.ndarray:
     pops = _ring(_impulses(bubbles, rng.exponential(15.0, len(bubbles))), (1800.0, 3300.0, 5200.0), 3.0)
     grit = _random_times(rng, 15 * fault.of("contamination"))
     knocks = _ring(_impulses(grit, rng.exponential(60.0, len(grit))), (900.0, 2600.0), 6.0)
-    jet = 0.6 * leakage * _noise(rng, _bell(4500, octaves=0.5))
-    return _housing(pulsation + rotation + flow, design.resonances_hz) + pops + knocks + jet
+    sound = _housing(pulsation + rotation + flow, design.resonances_hz) + pops + knocks
+    if leakage:
+        sound += 0.6 * leakage * _noise(rng, _bell(4500, octaves=0.5))  # the jet
+    return sound
 
 
 def slider(design: SliderDesign, fault: Fault, rng: Generator) -> np.ndarray:
@@ -430,14 +458,17 @@ def slider(design: SliderDesign, fault: Fault, rng: Generator) -> np.ndarray:
     returning = np.floor((TIME - starts[0]) / period) % 2  # 0 to, 1 fro
     friction = _noise(rng, _bell(design.friction_hz * (1 + 0.5 * grease), octaves=0.8))
     friction *= velocity * (1 - 0.2 * returning) * (1 + (0.15 + 0.5 * grease) * _fluctuation(rng, 12.0))
-    squeal = np.sin(_phase(rng, 1.7 * design.friction_hz * (0.9 + 0.1 * velocity), drift=0.01)) * velocity**4
     whine = _harmonics(rng, _phase(rng, design.whine_hz * velocity, drift=0.003), 3, falloff_db=6.0) * velocity
     thumps = _impulses(ends, rng.uniform(0.7, 1.3, len(ends)))
     thumps += _impulses(ends + 0.06 + 0.05 * loose, loose * rng.uniform(0.5, 1.0, len(ends)))
     dents = _impulses(starts + 0.4 * strokes, 6 * fault.of("rail_damage") * rng.uniform(0.5, 1.0, len(starts)))
     ringing = _ring(thumps, design.resonances_hz, 12.0) + _ring(dents, (2600.0, 5200.0), 12.0)
-    rattle = _noise(rng, _bell(300, octaves=0.6)) * velocity
-    body = friction + 0.6 * grease * squeal + 0.6 * loose * rattle + _gain(design.whine_db) * whine
+    body = friction + _gain(design.whine_db) * whine
+    if grease:
+        squeal = np.sin(_phase(rng, 1.7 * design.friction_hz * (0.9 + 0.1 * velocity), drift=0.01))
+        body += 0.6 * grease * squeal * velocity**4
+    if loose:
+        body += 0.6 * loose * _noise(rng, _bell(300, octaves=0.6)) * velocity  # the belt rattles
     return _housing(body, design.resonances_hz) + 60 * _gain(design.stop_db) * ringing
 
 
@@ -461,8 +492,11 @@ def valve(design: ValveDesign, fault: Fault, rng: Generator) -> np.ndarray:
     opened = _decays(opens, 0.05) * _gain(design.puff_db)
     scrape = 0.4 * dirt * _decays(closes - 0.12, 0.05)
     leak = 0.02 * fault.of("leakage")
-    buzz = 0.015 * stuck * _harmonics(rng, 2 * np.pi * 100 * TIME, 20, falloff_db=0.5) * _decays(opens, design.open_s)
-    return sound + 0.2 * air * (opened + scrape + leak) + buzz
+    sound += 0.2 * air * (opened + scrape + leak)
+    if stuck:
+        buzz = _harmonics(rng, _phase(rng, 100, drift=0.0), 20, falloff_db=0.5)  # a stuck armature hums with the mains
+        sound += 0.015 * stuck * buzz * _decays(opens, design.open_s)
+    return sound
 
 
 def toy_car(design: ToyCarDesign, fault: Fault, rng: Generator) -> np.ndarray:
@@ -479,14 +513,15 @@ def toy_car(design: ToyCarDesign, fault: Fault, rng: Generator) -> np.ndarray:
     brushes = _harmonics(rng, motor, 12, falloff_db=1.5) * run
     rolling = _noise(rng, _bell(design.rolling_hz, octaves=1.2)) * run**2
     rolling *= _gain(design.rolling_db + 1.5 * load)
-    contact = run * (1 + np.cos(axle)) / 2
-    rustle = (
-        0.6 * tangled * _noise(rng, _bell(3500, octaves=0.7)) + 1.5 * bent * _noise(rng, _bell(1800, 0.4))
-    ) * contact
     knocks = _turns(axle)
     knocks = _impulses(knocks, 80 * fault.of("damaged_gear") * rng.uniform(0.5, 1.0, len(knocks)))
-    body = _housing(rub * (mesh + 0.4 * brushes + rolling) + rustle, design.resonances_hz)
-    return body + _ring(knocks, design.resonances_hz, 4.0)
+    body = rub * (mesh + 0.4 * brushes + rolling)
+    contact = run * (1 + np.cos(axle)) / 2  # of a wheel, once per turn
+    if bent:
+        body += 1.5 * bent * contact * _noise(rng, _bell(1800, octaves=0.4))
+    if tangled:
+        body += 0.6 * tangled * contact * _noise(rng, _bell(3500, octaves=0.7))
+    return _housing(body, design.resonances_hz) + _ring(knocks, design.resonances_hz, 4.0)
 
 
 def toy_conveyor(design: ToyConveyorDesign, fault: Fault, rng: Generator) -> np.ndarray:
@@ -500,16 +535,20 @@ def toy_conveyor(design: ToyConveyorDesign, fault: Fault, rng: Generator) -> np.
     drive = _harmonics(rng, motor, design.harmonics, design.falloff_db)
     rolling = _noise(rng, _bell(design.belt_noise_hz, octaves=1.3)) * (1 + 0.25 * np.cos(roller))
     rolling *= _gain(design.belt_noise_db + 1.5 * load)
-    squeak = np.sin(_phase(rng, 2300 * pace, drift=0.01)) * np.cos(roller / 2).clip(0) ** 8
     seams, turns = _turns(belt), _turns(roller)
     knocks = _impulses(seams, rng.uniform(15, 25, len(seams)))
     knocks += _impulses(turns, 300 * fault.of("damaged_pulley") * rng.uniform(0.5, 1.0, len(turns)))
-    flaps = _random_times(rng, 5.0) if slack else np.zeros(0)
-    thuds = _ring(_impulses(flaps, slack * rng.uniform(400, 800, len(flaps))), (140.0, 310.0), 5.0)
     passes = np.concatenate([seams + place for place in (0.1, 0.35, 0.6)])
     jingle = _impulses(passes, 250 * fault.of("foreign_object") * rng.uniform(0.5, 1.0, len(passes)))
-    body = _housing(drive + rolling + 2 * tension * squeak, design.resonances_hz)
-    return body + thuds + _ring(knocks, design.resonances_hz, 12.0) + _ring(jingle, (3100.0, 4700.0, 6300.0), 40.0)
+    body = drive + rolling
+    if tension:
+        squeak = np.sin(_phase(rng, 2300 * pace, drift=0.01)) * np.cos(roller / 2).clip(0) ** 8
+        body += 2 * tension * squeak
+    sound = _housing(body, design.resonances_hz) + _ring(knocks, design.resonances_hz, 12.0)
+    if slack:
+        flaps = _random_times(rng, 5.0)
+        sound += _ring(_impulses(flaps, slack * rng.uniform(400, 800, len(flaps))), (140.0, 310.0), 5.0)
+    return sound + _ring(jingle, (3100.0, 4700.0, 6300.0), 40.0)
 
 
 MECHANISMS: dict[str, Callable[[BaseModel, Fault, Generator], np.ndarray]] = {
@@ -526,7 +565,7 @@ MECHANISMS: dict[str, Callable[[BaseModel, Fault, Generator], np.ndarray]] = {
 
 
 def factory(background: Background, rng: Generator) -> np.ndarray:
-    """The background at RMS 1: coloured noise with a mains hum, and far events, dull from the distance."""
+    """The background at RMS 1: coloured noise in a room that favours one band, and far events."""
     slope = rng.uniform(*background.slope_db_per_octave)
     audible = FREQUENCY**2 / (FREQUENCY**2 + 60.0**2)  # nothing below the room and the microphone
     tilt = (FREQUENCY / 1000) ** (slope / 6.02) * audible
@@ -544,7 +583,7 @@ def _hammering(rng: Generator) -> np.ndarray:
     blows = np.arange(0, SECONDS, rng.uniform(0.25, 0.9))
     blows = blows + 0.01 * rng.standard_normal(len(blows))
     modes = tuple(rng.uniform(200, 1800, 3))
-    return _unit(_resonate(_impulses(blows, 1.0), _modes.__wrapped__(modes, 15.0)))
+    return _unit(_resonate(_impulses(blows, 1.0), _modes(modes, 15.0)))
 
 
 def _hum(rng: Generator) -> np.ndarray:
@@ -556,7 +595,7 @@ def _hiss(rng: Generator) -> np.ndarray:
 
 
 def _beeping(rng: Generator) -> np.ndarray:
-    tone = np.sin(_phase(rng, rng.uniform(900, 4000), drift=0.0))
+    tone = np.sin(2 * np.pi * rng.uniform(900, 4000) * TIME)
     return _unit(tone * ((TIME * rng.uniform(1, 4)) % 1 < 0.4))
 
 
@@ -576,14 +615,15 @@ def synthesise(spec: ClipSpec, machines: Machines) -> np.ndarray:
 
     It depends on the description's seed and the clip's own name alone, not on which clips were made before.
     """
-    rng = _generator(machines.seed, spec.clip)
+    digest = hashlib.sha256(f"{machines.seed}/{spec.clip}".encode()).digest()
+    rng, around = np.random.default_rng(int.from_bytes(digest[:16], "little")).spawn(2)
     kind = getattr(machines.machines, spec.machine_type)
     fault = Fault(spec.fault, rng.uniform(*kind.faults[spec.fault])) if spec.fault else Fault()
     machine = MECHANISMS[spec.machine_type](kind.ids[spec.machine_id], fault, rng)
-    background = factory(machines.background, rng)
-    snr_db = machines.background.snr_db + machines.background.snr_spread_db * rng.uniform(-1, 1)
+    background = factory(machines.background, around)
+    snr_db = machines.background.snr_db + machines.background.snr_spread_db * around.uniform(-1, 1)
     sound = mix(machine, background, snr_db)
-    return np.clip(_unit(sound) * _gain(_level_dbfs(spec, machines, rng)), -1, 1).astype(np.float32)
+    return np.clip(_unit(sound) * _gain(_level_dbfs(spec, machines, around)), -1, 1).astype(np.float32)
 
 
 def _level_dbfs(spec: ClipSpec, machines: Machines, rng: Generator) -> float:
@@ -594,8 +634,3 @@ def _level_dbfs(spec: ClipSpec, machines: Machines, rng: Generator) -> float:
     golden_ratio = 0.6180339887
     place = (int(spec.clip[-8:]) * golden_ratio + rng.uniform(0, 0.1)) % 1  # in [0, 1), evenly for any count
     return machines.recording.level_dbfs + machines.recording.level_spread_db * (2 * place - 1)
-
-
-def _generator(seed: int, clip: str) -> Generator:
-    digest = hashlib.sha256(f"{seed}/{clip}".encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:16], "little"))
