@@ -89,6 +89,17 @@ def covariance_loss(z: Tensor) -> Tensor:
     return off_diagonal.square().sum() / z.shape[1]  # (6)
 
 
+@_in_float32
+def covariance_floor(z: Tensor) -> Tensor:
+    """What `covariance_loss` is expected to show of independent dimensions with the variances of z (B, D).
+
+    Sampling alone makes an entry of the covariance of B clips about var_i var_j / (B - 1) when squared; with unit
+    variances the floor is (D - 1) / (B - 1).
+    """
+    variance = z.var(dim=0)
+    return (variance.sum().square() - variance.square().sum()) / ((len(z) - 1) * z.shape[1])
+
+
 def vcr_loss(z: Tensor) -> Tensor:
     """Eq. (7), one branch: the mean of variance and covariance loss of the embeddings z (B, D)."""
     return (variance_loss(z) + covariance_loss(z)) / 2
