@@ -48,19 +48,21 @@ class Share(NamedTuple):
         return gathered.transpose(0, 1).flatten(0, 1)[: self.total]
 
 
-def batch_sizes(clips: int, batch_size: int, processes: int = 1) -> list[int]:
-    """Sizes of an epoch's global batches: equal but for one clip, at most `batch_size`, all clips in one of them.
+def batch_sizes(clips: int, batch_size: int, processes: int = 1, together: int = 1) -> list[int]:
+    """Sizes of an epoch's global batches: nearly equal, at most `batch_size`, all clips in one of them.
 
-    A short last batch would have few negatives and a covariance that is mostly sampling noise. Below 2 clips, or below
-    one clip per process, there is no batch: ValueError.
+    A short last batch would have few negatives and a covariance that is mostly sampling noise. Runs of `together` clips
+    are never divided; `clips` is a multiple of it. Below 2 clips, or below one clip per process, there is no batch:
+    ValueError.
     """
     if batch_size % processes:
         raise ValueError(f"batch_size {batch_size} does not divide among {processes} processes: make it a multiple")
-    least = max(2, processes)
-    if clips < least:
-        raise ValueError(f"{clips} training clips, at least {least} are needed")
-    steps = min(math.ceil(clips / batch_size), clips // least)
-    return [len(part) for part in np.array_split(np.arange(clips), steps)]
+    least = math.ceil(max(2, processes) / together)
+    runs, longest = clips // together, max(batch_size // together, least)
+    if runs < least:
+        raise ValueError(f"{clips} training clips, at least {least * together} are needed")
+    steps = min(math.ceil(runs / longest), runs // least)
+    return [together * len(part) for part in np.array_split(np.arange(runs), steps)]
 
 
 class TrainingClips:
@@ -135,25 +137,23 @@ def visible_count(tokens: int, mask_ratio: float) -> int:
 
 
 def balanced_order(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """As many clips as there are labels, in pairs of one identity; identities take turns in a random order.
+    """As many clips as there are labels (one more if odd), in pairs of one identity; identities take turns.
 
-    So every identity gets equally many pairs, give or take one, wherever the order is cut after an even number, and
-    every anchor of eq. (9) has a positive. Within an identity the clips take turns too; one with fewer clips repeats
-    them. Raises ValueError for an identity with a single clip.
+    So each identity has equally many pairs, give or take one, in every piece that is cut out between pairs, and every
+    anchor of eq. (9) has a positive. Within an identity the clips take turns too; one with fewer clips repeats them.
+
     """
-    identities, counts = np.unique(labels, return_counts=True)
-    if (counts < 2).any():
-        raise ValueError(f"identity {identities[counts.argmin()]} has a single training clip, at least 2 are needed")
+    identities = np.unique(labels)
     pairs = math.ceil(len(labels) / 2)
     rounds = math.ceil(pairs / len(identities))
-    turns = np.concatenate([random.permutation(len(identities)) for _ in range(rounds)])[:pairs]
+    turns = np.resize(random.permutation(len(identities)), pairs)
     streams = [_in_turn(np.flatnonzero(labels == identity), 2 * rounds, random) for identity in identities]
     used = [0] * len(identities)
     order = []
     for identity in turns:
         order.extend(streams[identity][used[identity] : used[identity] + 2])
         used[identity] += 2
-    return np.array(order[: len(labels)])
+    return np.array(order)
 
 
 def _in_turn(clips: np.ndarray, count: int, random: np.random.Generator) -> list[int]:

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import tempfile
+import zlib
 from pathlib import Path
 
 import safetensors
@@ -76,8 +77,8 @@ def save_state(folder: Path, step: int, tensors: dict[str, Tensor], about: dict)
     The newest two states stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    header = {"about": json.dumps({"format": FORMAT, "step": step, **about})}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header = {"about": json.dumps({"format": FORMAT, "step": step, "checksum": _checksum(tensors), **about})}
     _replace(folder / f"step_{step:010d}.safetensors", lambda path: save_file(tensors, path, header))
     for old in sorted(folder.glob("step_*.safetensors"))[:-STATES_KEPT]:
         old.unlink()
@@ -94,10 +95,20 @@ def load_state(folder: Path) -> tuple[dict[str, Tensor], dict] | None:
                 about = json.loads(file.metadata()["about"])
                 if about["format"] != FORMAT:
                     raise ValueError(f"format {about['format']!r}, this version reads {FORMAT}")
-                return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118, not a dict
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+            if _checksum(tensors) != about["checksum"]:
+                raise ValueError("its content does not match its checksum")
+            return tensors, about
         except (safetensors.SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
             log.warning("checkpoint %s cannot be used (%s): falling back to the one before it", path, _one_line(error))
     return None
+
+
+def _checksum(tensors: dict[str, Tensor]) -> int:
+    checksum = 0
+    for name in sorted(tensors):
+        checksum = zlib.crc32(tensors[name].flatten().view(torch.uint8).numpy(), checksum)
+    return checksum
 
 
 def training_state(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """Fine-tuning (section 2.5.2): supervised contrastive loss and cross-entropy over machine identities, equation (10)."""
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,15 +50,20 @@ class Finetuning:
         self.clips, self.settings, self.fabric = clips, settings, fabric
         identities, labels = np.unique(clips.identities, return_inverse=True)
         self.identities, self.labels = identities.tolist(), labels
-        single = np.flatnonzero(np.bincount(labels) == 1)
-        if len(single):
-            raise ValueError(f"{self.identities[single[0]]} has a single training clip, at least 2 are needed")
+        self._require_pairs()
         if len(self.identities) == 1:
             log.warning("%s is the only identity: -log p cannot tell its anomalies", self.identities[0])
-        self.sizes = batch_sizes(len(clips), settings.batch_size, fabric.world_size)
+        pairs = math.ceil(len(clips) / 2)
+        self.sizes = batch_sizes(2 * pairs, settings.batch_size, fabric.world_size, together=2)
+
+    def _require_pairs(self) -> None:
+        single = np.flatnonzero(np.bincount(self.labels) == 1)
+        if len(single):
+            named = ", ".join(self.identities[label] for label in single)
+            raise ValueError(f"a single training clip, at least 2 are needed: {named}")
 
     def batches(self, epoch: int) -> list[np.ndarray]:
-        """As many clips as there are, identities alike in number."""
+        """As many clips as there are (one more if odd), in pairs of one identity, identities alike in number."""
         order = balanced_order(self.labels, random_generator(ORDER, self.settings.seed, epoch))
         return np.split(order, np.cumsum(self.sizes)[:-1])
 

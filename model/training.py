@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from model.batches import Share, prefetched
 from model.checkpoints import load_state, restore, save_state, training_state
+from model.devices import launch
 
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints: what a killed run loses at most, and one epoch's last step
 LOG_SECONDS = 30.0  # between two lines of progress where there is no terminal
@@ -46,22 +47,13 @@ class Objective(Protocol):
 
 
 def make_fabric(precision: str) -> Fabric:
-    """Launch on all devices: every GPU of this machine, else the CPU; all processes of torchrun or SLURM's srun.
+    """Launch on all devices, see `model.devices.launch`, for exact training.
 
     `precision` is bf16-mixed, 32-true, or auto: bf16 where the device multiplies it natively.
     """
-    devices: int | str = "auto"
-    nodes = 1
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        devices = int(os.environ["LOCAL_WORLD_SIZE"])
-        nodes = int(os.environ["WORLD_SIZE"]) // devices
-    elif "SLURM_PROCID" in os.environ and "SLURM_NNODES" in os.environ:
-        nodes = int(os.environ["SLURM_NNODES"])
-        devices = int(os.environ["SLURM_NTASKS"]) // nodes
     if precision == "auto":
         precision = "bf16-mixed" if native_bf16() else "32-true"
-    fabric = Fabric(devices=devices, num_nodes=nodes, precision=precision)
-    fabric.launch()
+    fabric = launch(precision)
     if fabric.device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -105,7 +97,6 @@ def train(
     learning_rate: float,
     checkpoints: Path,
     on_epoch: Callable[[dict[str, float]], None],
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> None:
     """Train `network` in place, with Adam, from the newest whole state in the folder `checkpoints` if there is one.
 
@@ -158,7 +149,7 @@ def train(
             history, sums = [*history, row], {}
             if fabric.is_global_zero:
                 on_epoch(row)
-        if fabric.is_global_zero and time.monotonic() - saved >= checkpoint_seconds:
+        if fabric.is_global_zero and time.monotonic() - saved >= CHECKPOINT_SECONDS:
             save_state(checkpoints, done, training_state(network, optimizer), {"sums": sums, "history": history})
             saved = time.monotonic()
     progress.close()
