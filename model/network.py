@@ -104,6 +104,14 @@ def take(x: Tensor, tokens: Tensor) -> Tensor:
     return x.gather(1, tokens.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
 
 
+def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(query key^T / sqrt(C)) value over tokens, all (B, heads, N, C)."""
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
+        # here the fused kernel takes 2.5 times as long as the products, which use the CPU's bfloat16 instructions
+        return (query * query.shape[-1] ** -0.5 @ key.transpose(-2, -1)).softmax(dim=-1) @ value
+    return F.scaled_dot_product_attention(query, key, value)
+
+
 class Block(nn.Module):
     """Pre-norm transformer block with a GELU perceptron four times as wide, as in ViT."""
 
@@ -121,7 +129,7 @@ class Block(nn.Module):
         qkv = self.query_key_value(self.attention_norm(x))
         qkv = qkv.reshape(batch, tokens, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, D / heads)
-        attended = F.scaled_dot_product_attention(query, key, value)
+        attended = attention(query, key, value)
         x = x + self.attention_output(attended.transpose(1, 2).reshape(batch, tokens, width))
         return x + self.perceptron(self.perceptron_norm(x))
 
