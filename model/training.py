@@ -127,6 +127,8 @@ def train(
     steps = len(objective.batches(0))
     clips_per_epoch = sum(map(len, objective.batches(0)))
     done, sums, history = _resume(network, optimizer, checkpoints)
+    if (fabric.all_gather(torch.tensor(done)) != done).any():
+        raise ValueError(f"the processes find different checkpoints in {checkpoints}: it must be one folder for all")
     if fabric.is_global_zero:
         for row in history:
             on_epoch(row)

@@ -83,3 +83,8 @@ def test_both_processes_end_with_the_network_of_one(folder, tmp_path, fabric):
     spectrogram = torch.randn(8, CONFIG.frames, CONFIG.mels)
     for ours, theirs in zip(one(spectrogram), two(spectrogram), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_checkpoints_that_are_not_in_one_folder_for_all_are_refused(folder):
+    for rank in (0, 1):
+        assert "the processes find different checkpoints" in (folder / f"refusal_{rank}.txt").read_text()

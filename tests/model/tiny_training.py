@@ -132,6 +132,14 @@ def two(folder: Path) -> None:
     weights = {name: parameter.detach().clone() for name, parameter in classifier.named_parameters()}
     save_file(weights, folder / f"weights_{fabric.global_rank}.safetensors")
 
+    own = folder / f"own_checkpoints_{fabric.global_rank}"  # of which the first process alone writes one
+    model.training.CHECKPOINT_SECONDS = 0.0
+    pretrain(features, CONFIG, PRETRAINING, fabric, own, lambda row: None)
+    try:
+        pretrain(features, CONFIG, PRETRAINING, fabric, own, lambda row: None)
+    except ValueError as error:
+        (folder / f"refusal_{fabric.global_rank}.txt").write_text(str(error))
+
 
 def slow(folder: Path) -> None:
     """Pretrain with a checkpoint after every step, waiting in every epoch for the end that comes from outside."""
