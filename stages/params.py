@@ -156,6 +156,7 @@ class Score(Group):
     threshold_quantile: Share
     bootstrap: Annotated[int, Field(ge=100, strict=True)]
     autoencoder_epochs: Count
+    autoencoder_vectors: Count
 
 
 class Report(Group):
