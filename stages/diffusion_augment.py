@@ -1,0 +1,93 @@
+"""Give each training clip its diffusion-augmented views: AudioLDM from audio to audio, each clip generated once.
+
+`python -m stages.diffusion_augment --seed-store` takes a pulled data/augmented into the store, so that a run whose
+clips are the same generates none of them again.
+"""
+
+import argparse
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from audio.clips import read_clip
+from audio.manifest import read_manifest
+from stages.augmentation import AugmentedStore, assemble, generate, plan, refuse_unusable, shares
+from stages.command import main
+from stages.params import Declared
+from stages.paths import AUGMENTED, METRICS, PROMPTS, RAW, store
+
+COLUMNS = ["clip", "view", "prompt_id", "ddim_steps", "t0", "guidance_scale", "seed", "checkpoint", "key"]
+
+
+def run(
+    params: Declared, raw: Path = RAW, prompts: Path = PROMPTS, out: Path = AUGMENTED, metrics: Path = METRICS
+) -> None:
+    """Write `out` (FLAC files, manifest.csv, audit.csv) and `metrics`/augment.json.
+
+    Raises ValueError, after all other clips are made and kept, for clips too short or silent.
+    """
+    augment = params.augment
+    if augment.method == "masking":
+        out.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame(columns=COLUMNS).to_csv(out / "manifest.csv", index=False)
+        _write_metrics(metrics, {"method": "masking", "clips": 0})
+        return
+    from evaluation.audit import metrics as measures
+    from model.audioldm import FRONT_END, OUTPUTS, AudioLDM, checkpoint_identity, resolve
+    from model.devices import launch
+
+    folder = resolve(augment.checkpoint, augment.revision)
+    identity = checkpoint_identity(folder)
+    clips = read_manifest(raw / "manifest.csv")
+    table = pd.read_csv(prompts / "prompts.csv", dtype=str, keep_default_na=False)
+    jobs = plan(clips, table, augment, identity, FRONT_END, OUTPUTS)
+    entries = AugmentedStore(store("augmented"))
+    fabric = launch()
+    had = sum(all(map(entries.intact, job.keys.values())) for job in jobs)
+    fabric.barrier()
+    if had < len(jobs):
+        audioldm = AudioLDM.from_checkpoint(str(folder), device=fabric.device)
+        lists = shares(jobs, fabric.world_size, augment.batch_size)
+        generate(lists[fabric.global_rank], raw, entries, audioldm, augment.batch_size)
+        for rank in range(1, fabric.world_size):  # then what others have not come to, from its end: all finish together
+            rest = lists[(fabric.global_rank + rank) % fabric.world_size]
+            generate(rest[::-1], raw, entries, audioldm, augment.batch_size)
+    fabric.barrier()
+    if not fabric.is_global_zero:
+        return
+    refuse_unusable(jobs, raw, entries)
+    manifest = [job.row() | {"checkpoint": identity, "key": job.keys[augment.output]} for job in jobs]
+    audits = assemble(jobs, pd.DataFrame(manifest, columns=COLUMNS), raw, entries, augment.output, out)
+    _write_metrics(metrics, {"method": "audioldm", "output": augment.output} | measures(audits, augment.output))
+    logging.info("%d clips are new, %d from the store %s", len(jobs) - had, had, entries.folder)
+
+
+def seed_store(_: Declared, augmented: Path = AUGMENTED) -> None:
+    """Take the clips of `augmented` into the store."""
+    entries = AugmentedStore(store("augmented"))
+    audits = augmented / "audit.csv"
+    if not audits.is_file():
+        raise ValueError(f"{augmented} has no audit.csv: pull it first, `dvc pull diffusion-augment`")
+    new, table = 0, pd.read_csv(audits, dtype=str)
+    for row in table.itertuples():
+        path = augmented / row.file
+        read_clip(path)  # whole, or an error
+        with entries.put(row.key) as entry:
+            if entry:
+                shutil.copyfile(path, entry)
+                new += 1
+    logging.info("%d clips are new in the store %s, %d were there", new, entries.folder, len(table) - new)
+
+
+def _write_metrics(folder: Path, content: dict) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "augment.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed-store", action="store_true", help="take a pulled data/augmented into the store")
+    main(seed_store if parser.parse_args().seed_store else run, "diffusion-augment")
