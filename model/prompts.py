@@ -248,7 +248,7 @@ def _texts(answer: str) -> list[str]:
     except json.JSONDecodeError:
         raise ValueError("no JSON") from None
     texts = content.get("prompts") if isinstance(content, dict) else content
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise ValueError("no list of texts under `prompts`")
     return texts
 
@@ -299,9 +299,9 @@ class LocalModel:
                     num_return_sequences=self.BATCH,
                     pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id or 0,
                 )
-            for answer in answers[:, tokens.input_ids.shape[1] :]:
-                text = "add" + self.tokenizer.decode(answer, skip_special_tokens=True)
-                yield Candidate(tidy(re.split(r"\n|\. |\.$", text)[0]))
+            asked = self.tokenizer.decode(tokens.input_ids[0], skip_special_tokens=True)
+            for answer in self.tokenizer.batch_decode(answers, skip_special_tokens=True):
+                yield Candidate(tidy(re.split(r"\n|\. |\.$", "add" + answer[len(asked) :])[0]))
 
 
 def collect(candidates: Iterable[Candidate], prompts: Prompts) -> None:
