@@ -1,0 +1,376 @@
+"""The downloader against a local server that breaks in every way the real one may."""
+
+import contextlib
+import hashlib
+import http.server
+import io
+import logging
+import re
+import resource
+import shutil
+import subprocess
+import threading
+import zipfile
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from audio.dcase2020 import Archive, fetch, read_archives, unpack
+from audio.recordings import import_recordings
+from tests.conftest import ROOT
+
+SETTINGS = {"types": [], "subsets": ["dev", "additional"], "channel": 0, "split_seed": 0, "on_bad_clip": "error"}
+
+
+@dataclass
+class Server:
+    """What the server has, how it misbehaves, and what it was asked."""
+
+    files: dict[str, bytes]
+    busy: int = 0  # answers 503 to so many GETs
+    cut: int = 0  # breaks off so many GETs after half of what they asked for
+    ranges: bool = True
+    says_length: bool = True
+    claims: int | None = None  # length that HEAD gives
+    asked: list[tuple[str, str, str | None]] = field(default_factory=list)  # method, file, Range
+    address: str = ""
+
+    def gets(self) -> list[str | None]:
+        return [wanted for method, _, wanted in self.asked if method == "GET"]
+
+
+@pytest.fixture
+def serve():
+    """Start a server on loopback for a Server's files."""
+    running = []
+
+    def start(server: Server) -> Server:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def log_message(self, *_):
+                pass
+
+            def do_HEAD(self):
+                content = server.files.get(self.path.lstrip("/"))
+                server.asked.append(("HEAD", self.path, None))
+                self.send_response(200 if content else 404)
+                if content and server.says_length:
+                    self.send_header("Content-Length", str(server.claims or len(content)))
+                self.end_headers()
+
+            def do_GET(self):
+                content = server.files.get(self.path.lstrip("/"))
+                wanted = self.headers.get("Range")
+                server.asked.append(("GET", self.path, wanted))
+                if content is None or server.busy:
+                    server.busy -= content is not None
+                    self.send_error(404 if content is None else 503)
+                    return
+                start = 0
+                if wanted and server.ranges:
+                    start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1])
+                    if start >= len(content):
+                        self.send_response(416)
+                        self.send_header("Content-Range", f"bytes */{len(content)}")
+                        self.send_header("Content-Length", "0")
+                        self.end_headers()
+                        return
+                self.send_response(206 if start else 200)
+                if start:
+                    self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+                body = content[start:]
+                if server.says_length:
+                    self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                if server.cut:
+                    server.cut -= 1
+                    body = body[: len(body) // 2]
+                with contextlib.suppress(ConnectionError):
+                    self.wfile.write(body)
+                self.close_connection = True
+
+        httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True).start()
+        running.append(httpd)
+        server.address = f"http://127.0.0.1:{httpd.server_port}/"
+        return server
+
+    yield start
+    for httpd in running:
+        httpd.shutdown()
+        httpd.server_close()
+
+
+def wav(rng) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, rng.integers(-9000, 9000, 32000, dtype=np.int16), 16000, format="WAV")
+    return file.getvalue()
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def entry(subset: str, file: str, content: bytes) -> Archive:
+    return Archive(subset, "fan", "1", file, hashlib.md5(content).hexdigest())
+
+
+@pytest.fixture(scope="module")
+def contents() -> dict[str, bytes]:
+    """Archives of the real ones' names and layout."""
+    rng = np.random.default_rng(0)
+    dev = {f"fan/train/normal_id_00_{number:08d}.wav": wav(rng) for number in range(4)}
+    dev |= {f"fan/test/{kind}_id_00_{number:08d}.wav": wav(rng) for kind in ("normal", "anomaly") for number in (0, 1)}
+    additional = {f"fan/train/normal_id_01_{number:08d}.wav": wav(rng) for number in range(2)}
+    return {"dev_data_fan.zip": zipped(dev), "eval_data_train_fan.zip": zipped(additional)}
+
+
+@pytest.fixture
+def archives(contents) -> list[Archive]:
+    return [
+        entry("dev" if name.startswith("dev") else "additional", name, content) for name, content in contents.items()
+    ]
+
+
+def get(archives, server, folder, **how):
+    return fetch(archives, folder / "cache", server.address, folder / "raw", **({"patience": 0.01} | how))
+
+
+def parts(folder: Path) -> list[Path]:
+    return [path for path in (folder / "cache").iterdir() if path.suffix == ".partial"]
+
+
+def test_from_server_to_clips(serve, contents, archives, tmp_path):
+    server = serve(Server(contents))
+    paths = get(archives, server, tmp_path)
+    assert [path.read_bytes() for path in paths] == list(contents.values())
+    assert parts(tmp_path) == []
+    unpack(paths, tmp_path / "unpacked")
+    rows, faults = import_recordings(tmp_path / "unpacked", tmp_path / "raw", **SETTINGS, workers=1)
+    assert faults == []
+    counts = Counter((row["machine_id"], row["subset"], row["split"], row["condition"]) for row in rows)
+    assert counts == {
+        ("id_00", "dev", "train", "normal"): 4,
+        ("id_00", "dev", "test", "normal"): 2,
+        ("id_00", "dev", "test", "anomaly"): 2,
+        ("id_01", "additional", "train", "normal"): 2,
+    }
+
+
+def test_a_second_clone_downloads_nothing(serve, contents, archives, tmp_path):
+    server = serve(Server(contents))
+    first = get(archives, server, tmp_path)
+    asked = len(server.asked)
+    assert get(archives, server, tmp_path) == first
+    assert len(server.asked) == asked
+
+
+def test_a_connection_cut_half_way_goes_on_where_it_broke_off(serve, contents, archives, tmp_path):
+    server = serve(Server(contents, cut=2))
+    (path,) = get(archives[:1], server, tmp_path)
+    content = contents["dev_data_fan.zip"]
+    assert path.read_bytes() == content
+    first, second, third = server.gets()
+    assert first is None
+    starts = [int(wanted.removeprefix("bytes=").rstrip("-")) for wanted in (second, third)]
+    assert len(content) // 3 < starts[0] <= len(content) // 2 < starts[1] < len(content)
+
+
+def test_a_killed_download_is_continued_by_the_next_run(serve, contents, archives, tmp_path):
+    server = serve(Server(contents, cut=1000))
+    with pytest.raises(OSError, match=r"dev_data_fan\.zip: .*the next run goes on from \d{5,} bytes"):
+        get(archives[:1], server, tmp_path)
+    (partial,) = parts(tmp_path)
+    have, server.cut, server.asked = partial.stat().st_size, 0, []
+    (path,) = get(archives[:1], server, tmp_path)
+    assert path.read_bytes() == contents["dev_data_fan.zip"]
+    assert server.gets() == [f"bytes={have}-"]
+
+
+def test_a_complete_partial_needs_no_byte(serve, contents, archives, tmp_path):
+    server = serve(Server(contents))
+    (path,) = get(archives[:1], server, tmp_path)
+    path.rename(path.with_name(f"{path.name}.partial"))
+    assert get(archives[:1], server, tmp_path) == [path]
+    assert path.read_bytes() == contents["dev_data_fan.zip"]
+
+
+def test_a_partial_longer_than_the_file_is_dropped(serve, contents, archives, tmp_path):
+    server = serve(Server(contents))
+    (path,) = get(archives[:1], server, tmp_path)
+    path.rename(path.with_name(f"{path.name}.partial"))
+    with path.with_name(f"{path.name}.partial").open("ab") as file:
+        file.write(b"more")
+    assert get(archives[:1], server, tmp_path)[0].read_bytes() == contents["dev_data_fan.zip"]
+
+
+def test_a_server_without_range_support_sends_all_again(serve, contents, archives, tmp_path):
+    server = serve(Server(contents, cut=1, ranges=False))
+    (path,) = get(archives[:1], server, tmp_path)
+    assert path.read_bytes() == contents["dev_data_fan.zip"]
+    assert len(server.gets()) == 2
+    assert server.gets()[1] is not None, "it did ask for the rest"
+
+
+def test_503_twice_is_waited_out_with_back_off(serve, contents, archives, tmp_path, caplog):
+    server = serve(Server(contents, busy=2))
+    with caplog.at_level(logging.WARNING):
+        get(archives[:1], server, tmp_path)
+    assert len(server.gets()) == 3
+    waits = [float(seconds) for seconds in re.findall(r"Retrying .* in ([\d.]+) seconds", caplog.text)]
+    assert waits == [0.01, 0.02]
+
+
+def test_what_the_server_does_not_have_is_not_asked_for_again(serve, contents, tmp_path):
+    server = serve(Server(contents))
+    with pytest.raises(OSError, match=r"dev_data_pump\.zip: 404"):
+        get([entry("dev", "dev_data_pump.zip", b"x")], server, tmp_path)
+    assert len(server.gets()) == 1
+
+
+def test_a_wrong_checksum_is_refused_and_nothing_kept(serve, contents, tmp_path):
+    server = serve(Server(contents))
+    archive = entry("dev", "dev_data_fan.zip", b"what DCASE 2020 published")
+    with pytest.raises(ValueError, match=rf"dev_data_fan\.zip has md5 \w+, not {archive.md5}.*DCASE 2021"):
+        get([archive], server, tmp_path)
+    assert [path.suffix for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"] == []
+
+
+def test_archives_from_a_folder_are_verified_and_stay_there(contents, archives, tmp_path):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    paths = fetch(archives, tmp_path / "cache", str(folder), tmp_path / "raw")
+    assert paths == [folder / name for name in contents]
+    assert not (tmp_path / "cache").exists()
+    (folder / "dev_data_fan.zip").write_bytes(b"DCASE 2021")
+    with pytest.raises(ValueError, match=r"dev_data_fan\.zip has md5"):
+        fetch(archives, tmp_path / "cache", str(folder), tmp_path / "raw")
+    (folder / "dev_data_fan.zip").unlink()
+    with pytest.raises(ValueError, match=r"disk does not hold dev_data_fan\.zip"):
+        fetch(archives, tmp_path / "cache", str(folder), tmp_path / "raw")
+
+
+# ----------------------------------------------------------------------------------------------------- room on disk
+
+
+def test_it_does_not_start_without_the_room_and_says_how_much(serve, contents, archives, tmp_path):
+    server = serve(Server(contents, claims=10**15))
+    with pytest.raises(OSError, match=r"cache and .*raw need 8000000\.000 GB, \d+\.\d{3} GB are free"):
+        get(archives, server, tmp_path)  # 2 archives of 1 PB, each once in the cache and three times unpacked
+    assert server.gets() == []
+
+
+def test_what_was_fetched_before_needs_no_room_again(serve, contents, archives, tmp_path, caplog):
+    server = serve(Server(contents, claims=10**8))
+    with caplog.at_level(logging.INFO):
+        get(archives, server, tmp_path)
+        get(archives, server, tmp_path)
+    needs = [float(need) for need in re.findall(r"need (\d+\.\d{3}) GB", caplog.text)]
+    assert needs == [0.8, pytest.approx(3 * sum(map(len, contents.values())) / 1e9, abs=5e-4)]
+
+
+@pytest.fixture
+def quota():
+    """No file may grow beyond 100 kB."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_quota_that_fills_up_is_one_clear_error(serve, contents, archives, tmp_path, quota):
+    server = serve(Server(contents, says_length=False))
+    with pytest.raises(OSError, match=r"File too large: .*dev_data_fan\.zip\.partial"):
+        get(archives[:1], server, tmp_path)
+    assert len(server.gets()) == 1, "trying again would not help"
+    assert list((tmp_path / "cache").glob("*.zip")) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if (
+        not shutil.which("mount")
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], capture_output=True).returncode
+    ):
+        pytest.skip("no right to mount a small disk")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_full_disk(serve, contents, archives, small_disk, tmp_path):
+    server = serve(Server(contents))
+    with pytest.raises(OSError, match=r"need 0\.\d+ GB, 0\.000 GB are free"):
+        get(archives, server, small_disk)
+    assert server.gets() == []
+    server.says_length = False  # so it cannot know before
+    with pytest.raises(OSError, match=r"No space left on device: .*dev_data_fan\.zip\.partial"):
+        get(archives, server, small_disk)
+    assert list((small_disk / "cache").glob("*.zip")) == []
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(OSError, match=r"unpacked need 0\.\d+ GB"):
+        unpack([tmp_path / name for name in contents], small_disk / "unpacked")
+    assert not (small_disk / "unpacked").exists()
+
+
+# -------------------------------------------------------------------------------------------------------- unpacking
+
+
+def link(name: str, target: str) -> tuple[zipfile.ZipInfo, str]:
+    info = zipfile.ZipInfo(name)
+    info.create_system = 3
+    info.external_attr = 0o120777 << 16
+    return info, target
+
+
+@pytest.mark.parametrize(
+    "member",
+    ["../evil.wav", "fan/../../evil.wav", "/evil.wav", "fan\\..\\..\\evil.wav", "C:\\evil.wav", "C:evil.wav", "link"],
+)
+def test_no_member_leaves_the_folder_and_no_link_is_made(contents, tmp_path, member):
+    good, bad, target = tmp_path / "good.zip", tmp_path / "bad.zip", tmp_path / "inner" / "target"
+    good.write_bytes(contents["dev_data_fan.zip"])
+    with zipfile.ZipFile(bad, "w") as archive:
+        archive.writestr("fan/train/normal_id_00_00000000.wav", b"first")
+        archive.writestr(*link("fan/test", "/etc") if member == "link" else (member, b"evil"))
+    with pytest.raises(ValueError, match=r"bad\.zip: '.+' (would be written outside the target folder|is a link)"):
+        unpack([good, bad], target)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["bad.zip", "good.zip"], "nothing was unpacked"
+
+
+def test_a_file_that_is_no_archive_is_named(tmp_path):
+    (tmp_path / "page.zip").write_bytes(b"<html>")
+    with pytest.raises(ValueError, match=r"page\.zip: File is not a zip file"):
+        unpack([tmp_path / "page.zip"], tmp_path / "out")
+
+
+# ------------------------------------------------------------------------------------------------------- the table
+
+
+def test_the_table_that_ships_lists_the_18_archives_of_2020():
+    archives = read_archives(ROOT / "corpora" / "dcase2020.csv")
+    assert len(archives) == len({archive.md5 for archive in archives}) == 18
+    assert all(re.fullmatch("[0-9a-f]{32}", archive.md5) for archive in archives)
+    records = {archive.subset: archive.zenodo_record for archive in archives}
+    assert records == {"dev": "3678171", "additional": "3727685", "eval": "3841772"}
+    prefix = {"dev": "dev_data", "additional": "eval_data_train", "eval": "eval_data_test"}
+    assert all(archive.file == f"{prefix[archive.subset]}_{archive.machine_type}.zip" for archive in archives)
+    assert {archive.machine_type for archive in archives} == {"fan", "pump", "slider", "valve", "ToyCar", "ToyConveyor"}
+    assert archives[0].address("") == "https://zenodo.org/records/3678171/files/dev_data_fan.zip?download=1"
+
+
+def test_a_table_of_something_else_is_refused(tmp_path):
+    (tmp_path / "clips.csv").write_text("file,machine_type,machine_id\n")
+    with pytest.raises(ValueError, match=r"clips\.csv is no table of archives.*give the folder"):
+        read_archives(tmp_path / "clips.csv")
