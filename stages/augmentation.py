@@ -140,16 +140,19 @@ def shares(jobs: Sequence[Job], processes: int, batch_size: int) -> list[list[Jo
     return lists
 
 
-def generate(jobs: Sequence[Job], raw: Path, store: AugmentedStore, audioldm: "AudioLDM", batch_size: int) -> None:
+def generate(
+    jobs: Sequence[Job], raw: Path, store: AugmentedStore, audioldm: "AudioLDM", batch_size: int, shown: bool = True
+) -> None:
     """Make what `store` lacks of `jobs`, in batches; a batch is kept as soon as it is done.
 
-    Out of memory, it goes on with half the batch size, once. Clips that cannot be augmented are left out.
+    `shown` is whether there is a progress bar. Out of memory, it goes on with half the batch size, once. Clips that
+    cannot be augmented are left out.
     """
     from model.audioldm import front_end
 
     lacking = [job for job in jobs if not all(map(store.intact, job.keys.values()))]
     size, halved = batch_size, False
-    with tqdm(total=len(lacking), unit="clip", disable=None) as bar:
+    with tqdm(total=len(lacking), unit="clip", disable=None if shown else True) as bar:
         while lacking:
             batch = lacking[:size]
             waveforms = []
@@ -159,7 +162,7 @@ def generate(jobs: Sequence[Job], raw: Path, store: AugmentedStore, audioldm: "A
                     front_end(waveform)
                     waveforms.append(waveform)
                 except ValueError:
-                    batch.remove(job)  # unusable() says why
+                    batch.remove(job)  # refuse_unusable says why
             try:
                 _make(batch, waveforms, store, audioldm, size)
             except (RuntimeError, MemoryError) as error:

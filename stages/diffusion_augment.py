@@ -51,10 +51,11 @@ def run(
     if had < len(jobs):
         audioldm = AudioLDM.from_checkpoint(str(folder), device=fabric.device)
         lists = shares(jobs, fabric.world_size, augment.batch_size)
-        generate(lists[fabric.global_rank], raw, entries, audioldm, augment.batch_size)
-        for rank in range(1, fabric.world_size):  # then what others have not come to, from its end: all finish together
-            rest = lists[(fabric.global_rank + rank) % fabric.world_size]
-            generate(rest[::-1], raw, entries, audioldm, augment.batch_size)
+        rank, shown = fabric.global_rank, fabric.is_global_zero
+        generate(lists[rank], raw, entries, audioldm, augment.batch_size, shown)
+        for other in range(1, fabric.world_size):  # what others have not come to, from its end: all finish together
+            rest = lists[(rank + other) % fabric.world_size][::-1]
+            generate(rest, raw, entries, audioldm, augment.batch_size, shown)
     fabric.barrier()
     if not fabric.is_global_zero:
         return
