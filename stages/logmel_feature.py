@@ -47,7 +47,13 @@ class Spectrograms(Dataset):
         return np.load(self.entries.path(key, ".npy"))
 
 
-def run(params: Declared, raw: Path = RAW, augmented: Path = AUGMENTED, out: Path = FEATURES) -> None:
+def run(
+    params: Declared,
+    raw: Path = RAW,
+    augmented: Path = AUGMENTED,
+    out: Path = FEATURES,
+    processes: int = os.cpu_count() or 1,
+) -> None:
     """Write the feature store `out` of the clips in `raw` and `augmented`."""
     settings = LogMelSettings(**params.logmel.model_dump())
     clips = read_manifest(raw / "manifest.csv").to_dict("records")
@@ -59,7 +65,8 @@ def run(params: Declared, raw: Path = RAW, augmented: Path = AUGMENTED, out: Pat
         for clip, view in views.itertuples(index=False)
     ]
     spectrograms = Spectrograms([path for *_, path in jobs], settings, Store(store("features")))
-    loader = DataLoader(spectrograms, batch_size=None, num_workers=os.cpu_count() or 1)  # in order, a few ahead
+    workers = processes if processes > 1 else 0  # 0 is DataLoader's word for none beside this process
+    loader = DataLoader(spectrograms, batch_size=None, num_workers=workers)  # in order, a few ahead
     with FeatureWriter(out, settings) as writer:
         for (clip, kind, view, _), spectrogram in zip(jobs, tqdm(loader, disable=None, unit="clip"), strict=True):
             writer.add(clip, kind, view, spectrogram)

@@ -43,6 +43,9 @@ class Store:
         other.
         """
         final = self.path(key, suffix)
+        if final.is_file():
+            yield None
+            return
         final.parent.mkdir(parents=True, exist_ok=True)
         lock = final.with_name(f".{key}.lock")
         with FileLock(lock):

@@ -1,0 +1,201 @@
+"""The download stage: every kind of corpus ends as the same data/raw, whole or not at all."""
+
+import hashlib
+import io
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import yaml
+
+from audio.clips import digest, read_clip
+from audio.manifest import read_manifest
+from stages import download
+from stages.params import read
+from tests.conftest import ROOT
+
+
+@pytest.fixture(autouse=True)
+def own_store(tmp_path, monkeypatch):
+    monkeypatch.setenv("RCMAE_STORE", str(tmp_path / "store"))
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run the stage on a corpus; the folder it wrote."""
+
+    def run(path, **settings) -> Path:
+        corpus = read(ROOT / "params.yaml").corpus.model_copy(update={"path": str(path)} | settings)
+        download.run(SimpleNamespace(corpus=corpus), tmp_path / "data" / "raw")
+        return tmp_path / "data" / "raw"
+
+    return run
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    """A folder of a machine's recordings in the DCASE layout."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "recordings"
+    for clip in ("train/normal_id_00_00000000", "test/normal_id_00_00000000", "test/anomaly_id_00_00000000"):
+        path = folder / "fan" / f"{clip}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, rng.integers(-9000, 9000, 16000, dtype=np.int16), 16000)
+    return folder
+
+
+def check(raw: Path) -> pd.DataFrame:
+    """data/raw holds what its manifest says and nothing else."""
+    manifest = read_manifest(raw / "manifest.csv")
+    files = {path.relative_to(raw).as_posix() for path in raw.rglob("*") if path.is_file()}
+    assert files == {f"{clip}.flac" for clip in manifest["clip"]} | {"manifest.csv", "skipped.csv"}
+    for row in manifest.itertuples():
+        waveform = read_clip(raw / f"{row.clip}.flac")
+        assert (row.sha256, row.seconds) == (digest(waveform), len(waveform) / 16000)
+        assert row.clip.startswith(f"{row.machine_type}/{row.split}/{row.condition}_{row.machine_id}_")
+    assert [path.name for path in raw.parent.iterdir()] == ["raw"]
+    return manifest
+
+
+def test_a_folder_of_recordings(run, recordings):
+    raw = run(recordings)
+    assert len(check(raw)) == 3
+    assert (raw / "skipped.csv").read_text() == "file,reason\n"
+
+
+def test_what_is_skipped_is_listed(run, recordings):
+    (recordings / "fan" / "train" / "normal_id_00_00000009.wav").write_bytes(b"")
+    raw = run(recordings, on_bad_clip="skip")
+    assert len(check(raw)) == 3
+    skipped = pd.read_csv(raw / "skipped.csv")
+    assert skipped["file"].tolist() == ["fan/train/normal_id_00_00000009.wav"]
+    assert skipped["reason"].str.contains("cannot be decoded").all()
+
+
+def test_a_bad_clip_leaves_the_old_data_and_no_half_of_new(run, recordings):
+    raw = run(recordings)
+    before = (raw / "manifest.csv").read_bytes()
+    (recordings / "fan" / "train" / "normal_id_00_00000009.wav").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"1 bad clips.*\n.*\n.*normal_id_00_00000009\.wav"):
+        run(recordings)
+    assert (raw / "manifest.csv").read_bytes() == before
+    check(raw)
+
+
+def test_synthetic_machines(run, tmp_path):
+    description = yaml.safe_load((ROOT / "corpora" / "synthetic.yaml").read_text())
+    description["clips"] = {"train_normal": 2, "test_normal": 1, "test_anomaly": 1}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(description))
+    manifest = check(run(tmp_path / "small.yaml", types=["fan", "valve"]))
+    assert set(manifest["machine_type"]) == {"fan", "valve"}
+    assert set(manifest["seconds"]) == {10.0}
+    per_machine = manifest.groupby(["machine_type", "machine_id"]).size()
+    assert (per_machine == 4).all()
+    assert len(per_machine) >= 4
+    with pytest.raises(ValueError, match=r"corpus\.types has gear; .*small\.yaml has ToyCar, .*fan"):
+        run(tmp_path / "small.yaml", types=["gear"])
+
+
+def archive_of(files: dict[str, Path]) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, path in files.items():
+            archive.write(path, name)
+    return content.getvalue()
+
+
+@pytest.fixture
+def table(recordings, tmp_path):
+    """A table of archives as DCASE 2020's, and a folder that holds them."""
+    files = {path.relative_to(recordings).as_posix(): path for path in recordings.rglob("*.wav")}
+    extra = tmp_path / "extra.wav"
+    soundfile.write(extra, np.random.default_rng(1).uniform(-0.1, 0.1, 16000), 16000)
+    contents = {
+        "dev_data_fan.zip": archive_of(files),
+        "eval_data_train_fan.zip": archive_of({"fan/train/normal_id_01_00000000.wav": extra}),
+        "eval_data_test_fan.zip": archive_of({"fan/test/id_01_00000000.wav": extra}),
+    }
+    (tmp_path / "archives").mkdir()
+    rows = ["subset,machine_type,zenodo_record,file,md5"]
+    for subset, (name, content) in zip(("dev", "additional", "eval"), contents.items(), strict=True):
+        (tmp_path / "archives" / name).write_bytes(content)
+        rows.append(f"{subset},fan,1,{name},{hashlib.md5(content).hexdigest()}")
+    (tmp_path / "dcase.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path / "dcase.csv"
+
+
+def test_archives_of_the_subsets_that_are_asked_for(run, table, tmp_path):
+    raw = run(table, source=str(tmp_path / "archives"))
+    manifest = check(raw)
+    assert manifest.groupby("machine_id")["subset"].unique().map(list).to_dict() == {
+        "id_00": ["dev"],
+        "id_01": ["additional"],
+    }
+    assert len(manifest) == 4, "the unlabelled evaluation clips are not taken"
+    (tmp_path / "archives" / "eval_data_train_fan.zip").unlink()  # not needed for the development set
+    assert set(check(run(table, source=str(tmp_path / "archives"), subsets=["dev"]))["machine_id"]) == {"id_00"}
+
+
+def test_an_archive_that_reaches_outside_leaves_nothing(run, table, tmp_path):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("../../evil.wav", b"")
+    (tmp_path / "archives" / "dev_data_fan.zip").write_bytes(content.getvalue())
+    lines = table.read_text().splitlines()
+    lines[1] = lines[1].rsplit(",", 1)[0] + "," + hashlib.md5(content.getvalue()).hexdigest()
+    table.write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=r"'\.\./\.\./evil\.wav' would be written outside"):
+        run(table, source=str(tmp_path / "archives"))
+    assert list((tmp_path / "data").iterdir()) == []
+    assert list(tmp_path.rglob("evil.wav")) == []
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda folder: [path.unlink() for path in folder.rglob("*.wav")], "download: {} holds no .wav or .flac files"),
+        (lambda folder: [path.unlink() for path in folder.glob("fan/train/*")], "download: {} has no training clips"),
+        (
+            lambda folder: [path.unlink() for path in folder.glob("fan/test/a*")],
+            "download: {}: fan id_00 has only norm",
+        ),
+        (
+            lambda folder: (folder / "fan/test/anomaly_id_00_00000000.wav").write_bytes(b"x"),
+            "download: {}: 1 bad clips",
+        ),
+        (lambda folder: folder.rename(folder.with_name("moved")), "download: {} does not exist"),
+    ],
+)
+def test_bad_input_is_one_clear_error_and_exit_code_1(recordings, tmp_path, break_it, message):
+    break_it(recordings)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["corpus"]["path"] = str(recordings)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    (tmp_path / "dvc.yaml").write_bytes((ROOT / "dvc.yaml").read_bytes())
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "stages.download"]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert message.format(recordings) in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "data" / "raw").exists()
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_what_a_killed_run_leaves_is_not_taken_for_complete(run, recordings, tmp_path):
+    left = tmp_path / "data" / "raw.partial" / "fan" / "train"
+    left.mkdir(parents=True)
+    (left / "normal_id_00_00000077.flac").write_bytes(b"half")
+    assert len(check(run(recordings))) == 3
+
+
+def test_it_starts_without_loading_torch():
+    code = "import sys, stages.download; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
