@@ -1,0 +1,132 @@
+"""The answer on top of the report: how well each machine is watched, in words and figures."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from evaluation import metrics
+
+NAMES = {
+    "negative_log_probability": "−log p (the paper's)",
+    "nearest_neighbour": "nearest neighbour",
+    "mahalanobis": "Mahalanobis",
+    "gaussian_mixture": "Gaussian mixture",
+    "rms": "level alone (RMS)",
+    "logmel_nearest_neighbour": "log-mel nearest neighbour",
+    "logmel_mahalanobis": "log-mel Mahalanobis",
+    "autoencoder": "DCASE 2020 autoencoder",
+}
+BACKENDS = list(NAMES)[:4]
+REFERENCES = list(NAMES)[4:]
+
+
+@dataclass(frozen=True)
+class Machines:
+    """A machine type, or the average of all, or a single machine, and how well it is watched (fractions)."""
+
+    name: str
+    type: str  # "average" for the average
+    auc: float
+    pauc: float
+    low: float  # of the 95 % interval of the AUC
+    high: float
+    references: dict[str, float]  # AUC by the reference's readable name
+    caught: float  # of the anomalous test clips, at the threshold
+    alarms: float  # of the normal test clips, at the threshold: false ones
+    precision: float  # of the alarms, 0 without any
+    f1: float
+    normal: int  # test clips
+    anomalous: int
+
+    @property
+    def best_reference(self) -> str:
+        return max(self.references, key=self.references.get)
+
+    @property
+    def verdict(self) -> tuple[str, str]:
+        """A class of the style sheet and what to say: measured against guessing, the references and 0.9."""
+        if self.low <= 0.5:
+            return "bad", "not shown to be better than guessing"
+        if self.auc <= self.references[self.best_reference]:
+            return "doubt", f"no better than {self.best_reference}"
+        return ("good", "well watched") if self.low >= 0.9 else ("doubt", "partly watched")
+
+
+def by_type(test: pd.DataFrame, summary: dict, alarms: pd.Series) -> list[Machines]:
+    """The average over the machine types, then each type.
+
+    `summary` is that of the scores (see `evaluation.scoring.write_scores`), `alarms` says of each row of `test`, the
+    scores of the test clips, whether it lies above the threshold of its machine.
+    """
+    backend, said = summary["backend"], summary["systems"]
+    parts = {"average": test, **dict(iter(test.groupby("machine_type")))}
+    return [
+        _machines(
+            name,
+            name,
+            part,
+            alarms,
+            {key: said[key]["figures"][name] for key in (backend, *REFERENCES)},
+            backend,
+            said[backend]["intervals"][name],
+        )
+        for name, part in parts.items()
+    ]
+
+
+def by_machine(test: pd.DataFrame, summary: dict, alarms: pd.Series, resamples: int, seed: int) -> list[Machines]:
+    """Each machine by itself, named "fan id_00", as `by_type` does for types."""
+    backend, said = summary["backend"], summary["systems"]
+    return [
+        _machines(
+            " ".join(name),
+            name[0],
+            part,
+            alarms,
+            {key: said[key]["figures"][name[0]][name[1]] for key in (backend, *REFERENCES)},
+            backend,
+            metrics.bootstrap(part, backend, resamples, seed)["average"],
+        )
+        for name, part in test.groupby(["machine_type", "machine_id"])
+    ]
+
+
+def _machines(
+    name: str, kind: str, part: pd.DataFrame, alarms: pd.Series, figures: dict, backend: str, interval: dict
+) -> Machines:
+    anomalous, alarm = part["condition"] == "anomaly", alarms[part.index]
+    hits = int((alarm & anomalous).sum())
+    return Machines(
+        name=name,
+        type=kind,
+        auc=figures[backend]["auc"],
+        pauc=figures[backend]["pauc"],
+        low=interval["auc"][0],
+        high=interval["auc"][1],
+        references={NAMES[key]: figures[key]["auc"] for key in REFERENCES},
+        caught=hits / int(anomalous.sum()),
+        alarms=float(alarm[~anomalous].mean()),
+        precision=hits / max(int(alarm.sum()), 1),
+        f1=2 * hits / max(int(alarm.sum() + anomalous.sum()), 1),
+        normal=int((~anomalous).sum()),
+        anomalous=int(anomalous.sum()),
+    )
+
+
+def sentence(average: Machines, types: list[Machines]) -> str:
+    """The answer in two sentences, for someone who has to decide whether to rely on it."""
+    best, worst = max(types, key=lambda one: one.auc), min(types, key=lambda one: one.auc)
+    ranked = (
+        f"Of 100 pairs of a faulty and a healthy recording, {average.auc * 100:.0f} are told apart rightly "
+        f"(95 % interval {average.low * 100:.0f} to {average.high * 100:.0f}; guessing: 50)"
+    )
+    if len(types) > 1:
+        ranked += f": best for {best.name} ({best.auc * 100:.0f}), worst for {worst.name} ({worst.auc * 100:.0f})"
+    reference = average.references[average.best_reference]
+    if average.low <= 0.5:
+        compared = "That is not shown to be better than guessing."
+    elif average.auc > reference:
+        compared = f"That beats the best simple reference, {average.best_reference} ({reference * 100:.0f})."
+    else:
+        compared = f"The simple reference {average.best_reference} does it as well or better ({reference * 100:.0f})."
+    return f"{ranked}. {compared}"

@@ -1,0 +1,43 @@
+"""What a report is made of."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from audio.features import Features
+from evaluation.detector import Detector
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that a report tells about one run of the pipeline."""
+
+    manifest: pd.DataFrame  # of the corpus, see audio.manifest
+    skipped: pd.DataFrame  # clips of the corpus that were left out: file, reason
+    raw: Path  # folder of the clips' audio
+    augmented: Path  # folder of the augmented clips' audio
+    augmentations: pd.DataFrame  # a row per augmented clip, empty if the second view is masked
+    prompts: pd.DataFrame  # id, factory, text
+    features: Features
+    scores: pd.DataFrame  # a row per clip, a column per back-end and reference
+    detector: Detector  # the networks and thresholds
+    summary: dict  # of the scores, as evaluation.scoring.write_scores keeps it
+    embeddings: dict[str, np.ndarray]  # clip (N,), pretrained (N, width), finetuned (N, width), logits (N, identities)
+    norm_pix: bool  # whether the pretrained network was trained to predict standardised patches
+    masks: tuple[float, float]  # longest time and frequency mask of a masked view, shares
+    curves: dict[str, pd.DataFrame]  # of training, by stage: a column step or epoch, and one per curve
+    published: pd.DataFrame
+    settings: list[dict]  # of params: key, value, meaning, paper (what it says), full (of the full-size run), differs
+    facts: dict[str, str]  # seed, versions, machine
+    durations: list[tuple[str, float, str]]  # stage, seconds, when it finished
+    resamples: int  # of the bootstrap
+    seed: int
+    gallery_clips: int
+    anomalous_clips: int
+
+    @property
+    def backend(self) -> str:
+        """The score that the report is about."""
+        return self.summary["backend"]

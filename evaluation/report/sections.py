@@ -1,0 +1,353 @@
+"""What each section of the page shows."""
+
+import numpy as np
+import pandas as pd
+from sklearn.manifold import TSNE
+
+from audio.clips import read_clip
+from audio.manifest import CONDITIONS
+from evaluation import metrics, plots
+from evaluation.explain import reconstruct, reconstruction_error
+from evaluation.report.answer import BACKENDS, NAMES, REFERENCES, Machines, by_machine, by_type, sentence
+from evaluation.report.decisions import decisions
+from evaluation.report.published import TYPES, is_dcase2020, table4
+from evaluation.report.run import Run
+from evaluation.report.sound import Picture, audible_gain, in_words, picture, player, salient
+from model.batches import mask_time_and_frequency
+
+REPEATS = 24  # random masks of a clip whose surprising places are shown
+NORMALS = 6  # training clips of the same machine that say what error is usual
+MOST_POINTS = 1500  # of a t-SNE
+FEWEST_POINTS = 5  # below that a t-SNE shows nothing
+VIEWS = 3  # of a clip in the gallery
+RECONSTRUCTIONS = 3
+
+
+def sections(run: Run) -> dict:
+    """Everything that the template shows. Raises ValueError where the run's parts do not belong together."""
+    check(run)
+    test = run.scores[run.scores["split"] == "test"].reset_index(drop=True)
+    limits = (test["machine_type"] + "/" + test["machine_id"]).map(run.detector.thresholds[run.backend])
+    alarms = test[run.backend] > limits
+    said = run.summary["systems"][run.backend]
+    average, *types = by_type(test, run.summary, alarms)
+    machines = by_machine(test, run.summary, alarms, run.resamples, run.seed)
+    return {
+        "title": "Are the machines all right?",
+        "headline": NAMES[run.backend],
+        "sentence": sentence(average, types),
+        "average": average,
+        "types": types,
+        "machines": machines,
+        "watched": plots.svg(
+            plots.watched([_row(one) for one in (average, *types)], list(average.references)),
+            "AUC with 95 % interval: " + "; ".join(f"{one.name} {one.auc:.2f}" for one in (average, *types)),
+        ),
+        "corpus": corpus(run),
+        "norm_pix": run.norm_pix,
+        "systems": systems(run.summary, types),
+        "histograms": histograms(test, run.backend, limits),
+        "rocs": rocs(test, run.backend, said["pooled"]),
+        "dcase2020": is_dcase2020(test),
+        "own_types": sorted(set(test["machine_type"]) - set(TYPES)),
+        "table4": table4(run.published, said["figures"], said["pooled"]),
+        "anomalous": anomalous(run, test, limits),
+        "gallery": gallery(run),
+        "masked_views": run.augmentations.empty,
+        "maps": maps(run),
+        "confusion": confusion(run),
+        "curves": curves(run),
+        "reconstructions": reconstructions(run),
+        "settings": run.settings,
+        "decisions": decisions(run.settings),
+        "facts": run.facts,
+        "durations": run.durations,
+        "skipped": run.skipped.to_dict("records"),
+    }
+
+
+def check(run: Run) -> None:
+    """Raises ValueError naming the first clip or identity by which the parts of the run do not belong together."""
+    corpus_clips = run.manifest["clip"]
+    scored = corpus_clips[(run.manifest["split"] == "test") | (run.manifest["condition"] == "normal")]
+    originals = run.features.index[run.features.index["kind"] == "original"]
+    for name, clips, expected in (
+        ("features", originals["clip"], corpus_clips),
+        ("scores", run.scores["clip"], scored),
+        ("embeddings", run.embeddings["clip"], scored),
+    ):
+        if stray := sorted(set(clips) - set(expected)):
+            raise ValueError(f"the {name} have the clip {stray[0]}, which the corpus has not: they are of another run")
+        if missing := sorted(set(expected) - set(clips)):
+            raise ValueError(f"the {name} lack the clip {missing[0]} of the corpus: they are of another run")
+    for name in NAMES:
+        if name not in run.scores or name not in run.summary["systems"]:
+            raise ValueError(f"the scores have no column {name}, or its summary is missing: run the score stage again")
+    test = run.scores[run.scores["split"] == "test"]
+    metrics.check_trained(run.detector.identities, test)
+    for name in NAMES:
+        figures = metrics.evaluate(test, name)  # names a NaN, or the machine that lacks a class
+        summarised = run.summary["systems"][name]["figures"]
+        if figures.keys() != summarised.keys() or abs(figures["average"]["auc"] - summarised["average"]["auc"]) > 1e-9:
+            raise ValueError(f"the summary of {name} is not of these scores: it is of another run")
+    if run.embeddings["logits"].shape[1] != len(run.detector.identities):
+        raise ValueError(
+            f"the embeddings have {run.embeddings['logits'].shape[1]} identities, "
+            f"the detector {len(run.detector.identities)}: they are of another run"
+        )
+
+
+def corpus(run: Run) -> dict:
+    """Counts of clips per machine type: training, normal and anomalous test clips, machines, minutes."""
+    rows = []
+    for name, clips in run.manifest.groupby("machine_type"):
+        test = clips[clips["split"] == "test"]
+        rows.append(
+            {
+                "name": name,
+                "machines": clips["machine_id"].nunique(),
+                "train": int((clips["split"] == "train").sum()),
+                **{kind: int((test["condition"] == kind).sum()) for kind in CONDITIONS},
+                "minutes": clips["seconds"].sum() / 60,
+            }
+        )
+    total = {key: sum(row[key] for row in rows) for key in ("machines", "train", *CONDITIONS, "minutes")}
+    return {"rows": rows, "total": total}
+
+
+def systems(summary: dict, types: list[Machines]) -> list[dict]:
+    """Every back-end and reference side by side: AUC and pAUC per machine type and on average."""
+    rows = []
+    for name in (*BACKENDS, *REFERENCES):
+        figures = summary["systems"][name]["figures"]
+        cells = [figures[one.name] for one in types] + [figures["average"]]
+        rows.append({"key": name, "name": NAMES[name], "cells": cells, "reference": name in REFERENCES})
+    return rows
+
+
+def histograms(test: pd.DataFrame, backend: str, limits: pd.Series) -> list[dict]:
+    """Per machine type the scores relative to the thresholds of their machines."""
+    ratio = bool((test[backend] > 0).all() and (limits > 0).all())
+    relative = test[backend] / limits if ratio else test[backend] - limits
+    found = []
+    for name, part in test.groupby("machine_type"):
+        normal = part["condition"] == "normal"
+        figure = plots.score_histogram(relative[part.index][normal], relative[part.index][~normal], ratio)
+        label = f"Histogram of the scores of {normal.sum()} normal and {(~normal).sum()} anomalous clips of {name}"
+        found.append({"name": name, "svg": plots.svg(figure, label)})
+    return found
+
+
+def rocs(test: pd.DataFrame, backend: str, pooled: dict) -> list[dict]:
+    """Per machine type the ROC curve over all its machines, with its `pooled` figures."""
+    found = []
+    for name, curve in metrics.roc(test, backend).groupby("type"):
+        figure = plots.roc(curve["fpr"].to_numpy(), curve["tpr"].to_numpy(), metrics.P)
+        label = f"ROC curve of {name}, area {pooled[name]['auc']:.2f}"
+        found.append({"name": name, "svg": plots.svg(figure, label), **pooled[name]})
+    return found
+
+
+def anomalous(run: Run, test: pd.DataFrame, limits: pd.Series) -> list[dict]:
+    """The clips to listen to first: the highest scores, type by type in turn, each beside a usual clip."""
+    rank = test.groupby("machine_type")[run.backend].rank(ascending=False, method="first")
+    turn = test.assign(rank=rank, over=test[run.backend] - limits).sort_values(
+        ["rank", "over"], ascending=[True, False]
+    )
+    found = []
+    for row in turn.head(run.anomalous_clips).itertuples():
+        own = test[(test["machine_type"] == row.machine_type) & (test["machine_id"] == row.machine_id)]
+        training = run.scores[
+            (run.scores["split"] == "train")
+            & (run.scores["machine_type"] == row.machine_type)
+            & (run.scores["machine_id"] == row.machine_id)
+        ].sort_values(run.backend)
+        usual = training.iloc[len(training) // 2]["clip"]
+        spectrogram, reference = _spectrogram(run, row.clip), _spectrogram(run, usual)
+        sounds = [read_clip(run.raw / f"{clip}.flac") for clip in (row.clip, usual)]
+        gain = audible_gain(*sounds)
+        low, high = _range(spectrogram, reference)
+        excess = _excess(run, row.clip, training["clip"].head(NORMALS).tolist())
+        config = run.detector.pretrained.config
+        boxes = salient(excess, (config.patch_frames, config.patch_mels))
+        found.append(
+            {
+                "clip": row.clip,
+                "machine": f"{row.machine_type} {row.machine_id}",
+                "condition": row.condition,
+                "score": getattr(row, run.backend),
+                "threshold": limits[row.Index],
+                "above": getattr(row, run.backend) > limits[row.Index],
+                "rank": int((own[run.backend] > getattr(row, run.backend)).sum()) + 1,
+                "of": len(own),
+                "gain": gain,
+                "player": player(sounds[0], gain),
+                "picture": picture(spectrogram, run.features.settings, low, high, boxes=boxes),
+                "places": [in_words(box, run.features.settings) for box in boxes],
+                "surprise": picture(excess, run.features.settings, 0.0, float(np.quantile(excess, 0.995)), "viridis"),
+                "usual": usual,
+                "usual_player": player(sounds[1], gain),
+                "usual_picture": picture(reference, run.features.settings, low, high),
+            }
+        )
+    return found
+
+
+def gallery(run: Run) -> list[dict]:
+    """Figure 2: training clips, as many types as possible, each with its augmentations or a masked view."""
+    index = run.features.index
+    candidates = index[(index["kind"] == "original") & (index["split"] == "train")]
+    if not run.augmentations.empty:
+        candidates = candidates[candidates["clip"].isin(run.augmentations["clip"])]
+    turn = candidates.groupby("machine_type").cumcount()
+    prompts = run.prompts.set_index("id")["text"].to_dict()
+    found = []
+    for clip in candidates.assign(turn=turn).sort_values(["turn", "clip"])["clip"].head(run.gallery_clips):
+        sound = read_clip(run.raw / f"{clip}.flac")
+        views = run.augmentations[run.augmentations["clip"] == clip].sort_values("view").head(VIEWS)
+        sounds = [read_clip(run.augmented / f"{clip}_{view}.flac") for view in views["view"]]
+        gain = audible_gain(sound, *sounds)
+        spectrogram = _spectrogram(run, clip)
+        low, high = _range(spectrogram)
+        takes = []
+        for row, heard in zip(views.itertuples(), sounds, strict=True):
+            takes.append(
+                {
+                    "prompt": prompts.get(row.prompt_id, f"prompt {row.prompt_id} is no longer in the list"),
+                    "ddim_steps": row.ddim_steps,
+                    "t0": row.t0,
+                    "player": player(heard, gain),
+                    "picture": picture(_spectrogram(run, clip, row.view), run.features.settings, low, high),
+                }
+            )
+        if run.augmentations.empty:
+            takes.append({"picture": picture(_masked_view(run, spectrogram, clip), run.features.settings, low, high)})
+        found.append(
+            {
+                "clip": clip,
+                "gain": gain,
+                "player": player(sound, gain),
+                "picture": picture(spectrogram, run.features.settings, low, high),
+                "takes": takes,
+            }
+        )
+    return found
+
+
+def maps(run: Run) -> dict:
+    """Figures 3 and 4: t-SNE of the pretrained embedding, all types together, and of the fine-tuned one, by type."""
+    about = run.scores.set_index("clip").loc[list(run.embeddings["clip"])].reset_index()
+    anomaly = (about["condition"] == "anomaly").to_numpy()
+    rows = np.arange(len(about))
+    if len(rows) > MOST_POINTS:
+        rows = np.sort(np.random.default_rng(run.seed).choice(rows, MOST_POINTS, replace=False))
+    placed = _tsne(run.embeddings["pretrained"][rows], run.seed)
+    types, crosses = about["machine_type"].to_numpy()[rows], anomaly[rows]
+    pretrained = [
+        {"name": name, "svg": plots.svg(plots.scatter(placed[keep], types[keep], crosses[keep]), f"t-SNE, {name}")}
+        for name, keep in (("Normal clips", ~crosses), ("Normal and anomalous clips", np.full(len(rows), True)))
+    ]
+    finetuned = []
+    for name, part in about.groupby("machine_type"):
+        own = part.index.to_numpy()
+        if len(own) < FEWEST_POINTS:
+            continue
+        own = own[np.sort(np.random.default_rng(run.seed).permutation(len(own))[:MOST_POINTS])]
+        placed = _tsne(run.embeddings["finetuned"][own], run.seed)
+        figure = plots.scatter(placed, about["machine_id"].to_numpy()[own], anomaly[own])
+        finetuned.append({"name": name, "svg": plots.svg(figure, f"t-SNE of the fine-tuned embedding of {name}")})
+    return {"pretrained": pretrained, "finetuned": finetuned, "points": len(rows), "of": len(about)}
+
+
+def confusion(run: Run) -> dict:
+    """For which identity the normal test clips of each identity are taken."""
+    about = run.scores.set_index("clip").loc[list(run.embeddings["clip"])].reset_index()
+    rows = about[(about["split"] == "test") & (about["condition"] == "normal")].index
+    own = (about["machine_type"] + "/" + about["machine_id"]).loc[rows]
+    taken = np.asarray(run.detector.identities)[run.embeddings["logits"][rows].argmax(1)]
+    names = [name for name in run.detector.identities if name in set(own) | set(taken)]
+    counts = pd.crosstab(own, taken).reindex(index=names, columns=names, fill_value=0).to_numpy(float)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    right = float((own.to_numpy() == taken).mean())
+    label = f"Confusion of identities: {right:.0%} of the normal test clips are taken for their own machine"
+    return {"svg": plots.svg(plots.confusion(shares, names), label), "right": right, "clips": len(rows)}
+
+
+def curves(run: Run) -> list[dict]:
+    """Training curves of each stage."""
+    found = []
+    for stage, table in run.curves.items():
+        lines = {name: table[name].to_numpy(float) for name in table.columns[1:]}
+        if len(table) and lines:
+            figure = plots.curves(table.iloc[:, 0].to_numpy(float), lines, table.columns[0])
+            found.append({"name": stage, "svg": plots.svg(figure, f"{stage}: {', '.join(lines)}")})
+    return found
+
+
+def reconstructions(run: Run) -> list[dict]:
+    """Masked reconstructions of test normals of different types: what the network saw, what it made of it."""
+    test = run.scores[(run.scores["split"] == "test") & (run.scores["condition"] == "normal")]
+    found = []
+    for clip in test.groupby("machine_type")["clip"].first().head(RECONSTRUCTIONS):
+        window = _window(run, _spectrogram(run, clip))
+        seen = reconstruct(run.detector.pretrained, window, 1, run.seed, norm_pix=run.norm_pix)
+        low, high = _range(window)
+        pictures = (window, np.where(seen.masked[0], np.nan, window), np.where(seen.masked[0], seen.output[0], window))
+        found.append({"clip": clip, "pictures": [_own_picture(run, values, low, high) for values in pictures]})
+    return found
+
+
+def _row(one: Machines) -> dict:
+    return {"name": one.name, "auc": one.auc, "low": one.low, "high": one.high, "references": one.references}
+
+
+def _spectrogram(run: Run, clip: str, view: int | None = None) -> np.ndarray:
+    index = run.features.index
+    kind = index["kind"] == ("original" if view is None else "augmented")
+    rows = np.flatnonzero((index["clip"] == clip) & kind & ((index["view"] == view) if view is not None else True))
+    return run.features.read(int(rows[0]))
+
+
+def _masked_view(run: Run, spectrogram: np.ndarray, clip: str) -> np.ndarray:
+    """A second view as pretraining makes it without diffusion, with the places that it hides left out."""
+    random = np.random.default_rng([run.seed, *clip.encode()])
+    return mask_time_and_frequency(spectrogram, *run.masks, np.nan, random)
+
+
+def _standardised(run: Run, spectrogram: np.ndarray) -> np.ndarray:
+    return (spectrogram - run.features.mean) / run.features.std
+
+
+def _window(run: Run, spectrogram: np.ndarray) -> np.ndarray:
+    """What the network sees of the clip's beginning: standardised, and padded with the mean."""
+    piece = _standardised(run, spectrogram[: run.detector.pretrained.config.frames])
+    return np.pad(piece, ((0, run.detector.pretrained.config.frames - len(piece)), (0, 0))).astype(np.float32)
+
+
+def _own_picture(run: Run, values: np.ndarray, low: float, high: float) -> Picture:
+    return picture(values, run.features.settings, low, high)
+
+
+def _excess(run: Run, clip: str, normals: list[str]) -> np.ndarray:
+    """By how much (dB) the clip surprises the pretrained network more than usual ones of its machine, per mel bin."""
+    usual = np.mean([_surprise(run, other).mean(0) for other in normals], axis=0)  # (mels,)
+    return np.maximum(_surprise(run, clip) - usual, 0.0)
+
+
+def _surprise(run: Run, clip: str) -> np.ndarray:
+    spectrogram = _standardised(run, _spectrogram(run, clip))
+    return (
+        reconstruction_error(run.detector.pretrained, spectrogram, REPEATS, run.seed, run.norm_pix) * run.features.std
+    )
+
+
+def _range(*spectrograms: np.ndarray) -> tuple[float, float]:
+    """Values of the darkest and brightest colour: all but the rarest of the spectrograms."""
+    together = np.concatenate([values.ravel() for values in spectrograms])
+    return float(np.quantile(together, 0.01)), float(np.quantile(together, 0.998))
+
+
+def _tsne(values: np.ndarray, seed: int) -> np.ndarray:
+    # below 3 times the perplexity there are too few neighbours
+    perplexity = min(30.0, max((len(values) - 1) / 3, 1.0))
+    return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(values.astype(np.float32))
