@@ -130,7 +130,9 @@ class Mahalanobis(_PerIdentity):
     name = "mahalanobis"
 
     def _fit_one(self, embeddings: np.ndarray, spread: float) -> Arrays:
-        covariance = LedoitWolf().fit(embeddings).covariance_ + 1e-3 * spread * np.eye(embeddings.shape[1])
+        covariance = LedoitWolf(store_precision=False).fit(embeddings).covariance_ + 1e-3 * spread * np.eye(
+            embeddings.shape[1]
+        )
         whitening = np.linalg.inv(np.linalg.cholesky(covariance))  # covariance^-1 = W'W
         return {"mean": embeddings.mean(axis=0).astype(np.float32), "whitening": whitening.astype(np.float32)}
 

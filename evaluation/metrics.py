@@ -148,12 +148,13 @@ def bootstrap(table: pd.DataFrame, system: str, resamples: int, seed: int) -> di
 
 
 def roc(table: pd.DataFrame, system: str) -> pd.DataFrame:
-    """ROC curve per machine type (pooled over its ids): columns type, fpr, tpr."""
+    """ROC curve per machine type (pooled over its ids): columns type, step, fpr, tpr."""
     curves = []
     for name, (normal, anomalous) in _pool(_groups(table, system)).items():
         labels = np.r_[np.zeros(len(normal)), np.ones(len(anomalous))]
         fpr, tpr, _ = roc_curve(labels, np.concatenate([normal, anomalous]), drop_intermediate=True)
-        curves.append(pd.DataFrame({"type": name, "fpr": fpr.round(5), "tpr": tpr.round(5)}))
+        steps = np.arange(len(fpr))  # to draw them in order where the curve is vertical
+        curves.append(pd.DataFrame({"type": name, "step": steps, "fpr": fpr.round(5), "tpr": tpr.round(5)}))
     return pd.concat(curves, ignore_index=True)
 
 

@@ -44,9 +44,11 @@ def train(spectrograms: list[np.ndarray], epochs: int, vectors_per_epoch: int, s
     drawn without replacement, or all if there are fewer.
     """
     generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # of the initial weights
-        network = Autoencoder(spectrograms[0].shape[1])
+    network = Autoencoder(spectrograms[0].shape[1])
+    for layer in network:
+        if isinstance(layer, nn.Linear):  # as in Keras, the baseline's framework
+            nn.init.xavier_uniform_(layer.weight, generator=generator)
+            nn.init.zeros_(layer.bias)
     # one long spectrogram, and where a vector may begin in it, so that no vector is held twice
     frames = torch.from_numpy(np.concatenate(spectrograms)).float()
     ends = np.cumsum([len(one) for one in spectrograms])
