@@ -108,6 +108,25 @@ def test_each_row_goes_through_the_last_timesteps_of_its_own_schedule(audioldm):
     assert seen == [[401, 101, 401, 101], [301, 51, 301, 51], [201, 1, 201, 1], [101, 101], [1, 1]]
 
 
+def test_rows_that_are_done_leave_the_batch_and_the_others_are_not_mixed_up(audioldm):
+    recipes = [replace(RECIPE, ddim_steps=4), replace(RECIPE, ddim_steps=10, prompt=RUMBLE), replace(RECIPE, t0=1.0)]
+    latents = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        together = audioldm.denoise(latents, recipes)
+        for row, recipe in enumerate(recipes):
+            alone = audioldm.denoise(latents[row : row + 1], [recipe])
+            torch.testing.assert_close(together[row : row + 1], alone, atol=1e-5, rtol=1e-5)
+
+
+def test_rows_with_as_many_steps_share_a_batch(audioldm):
+    calls = []
+    hook = audioldm.unet.register_forward_pre_hook(lambda _, inputs: calls.append(len(inputs[0])))
+    few, many = replace(RECIPE, ddim_steps=2), replace(RECIPE, ddim_steps=6)
+    audioldm.augment([noise(1)] * 4, [few, many, few, many], batch_size=2)
+    hook.remove()
+    assert calls == [4, 4, 4, 4]  # two rows, with and without the prompt: 3 steps for two clips, 1 for the others
+
+
 def test_noise_is_added_as_equation_1_says(audioldm):
     x, eps = torch.randn(2, 1, 4, 8, 8)
     recipe = replace(RECIPE, ddim_steps=20, t0=0.35)  # k = 7 steps left of 20: timestep 6 * 50 + 1
