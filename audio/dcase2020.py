@@ -165,7 +165,7 @@ def _transfer(url: str, partial: Path) -> None:
             raise
         except OSError as error:  # of the disk; trying again would not help
             raise OSError(error.errno, error.strerror, str(partial)) from error
-    if total is not None and partial.stat().st_size != total:
+    if total is not None and partial.stat().st_size != total:  # urllib3 says so itself only since version 2
         raise requests.ConnectionError(f"{partial.stat().st_size} of {total} bytes came")
 
 
