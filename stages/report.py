@@ -1,0 +1,112 @@
+"""Draw the report: how well each machine is watched, the paper's tables and figures, and what was run."""
+
+import importlib.metadata
+import json
+import os
+import platform
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import torch
+
+from audio.features import Features
+from audio.manifest import read_manifest
+from evaluation.detector import Detector
+from evaluation.report.page import write_report
+from evaluation.report.published import read_published
+from evaluation.report.run import Run
+from stages.command import main
+from stages.curves import read_curves
+from stages.params import Declared, declared_keys
+from stages.paths import AUGMENTED, DETECTOR, FEATURES, METRICS, PROMPTS, RAW, REPORT, SCORES, store
+from stages.settings import settings
+
+STAGES = ("download", "prompt-generation", "diffusion-augment", "logmel-feature", "pretrain", "finetune", "score")
+PUBLISHED = Path("corpora/published_dev.csv")
+FULL_SIZE = Path("experiments/paper.sh")
+PACKAGES = ("torch", "torchaudio", "diffusers", "transformers", "scikit-learn", "numpy", "dvc")
+
+
+def run(params: Declared, data: Path = Path(), metrics: Path = METRICS, out: Path = REPORT) -> None:
+    """Write `out`/index.html from the artefacts of all stages below `data` and their `metrics`."""
+    curves = {
+        name: read_curves(metrics / folder)
+        for name, folder in (("Pretraining", "pretrain"), ("Fine-tuning", "finetune"))
+    }
+    text = {"dtype": str, "keep_default_na": False}
+    write_report(
+        Run(
+            manifest=read_manifest(data / RAW / "manifest.csv"),
+            skipped=pd.read_csv(data / RAW / "skipped.csv", **text),
+            raw=data / RAW,
+            augmented=data / AUGMENTED,
+            augmentations=pd.read_csv(data / AUGMENTED / "manifest.csv", dtype={"clip": str, "prompt_id": str}),
+            prompts=pd.read_csv(data / PROMPTS / "prompts.csv", **text),
+            features=Features.open(data / FEATURES),
+            scores=pd.read_csv(data / SCORES / "scores.csv"),
+            summary=_summary(data / SCORES / "summary.json", metrics / "score.json"),
+            embeddings=dict(np.load(data / SCORES / "embeddings.npz")),
+            detector=Detector.load(data / DETECTOR),
+            norm_pix=params.pretrain.norm_pix_loss,
+            masks=(params.pretrain.time_mask, params.pretrain.frequency_mask),
+            curves={name: table.reset_index() for name, table in curves.items()},
+            published=read_published(PUBLISHED),
+            settings=settings(params, declared_keys("report", Path()), Path("params.yaml"), FULL_SIZE),
+            facts=_facts(params.seed),
+            durations=_durations(),
+            resamples=params.score.bootstrap,
+            seed=params.seed,
+            gallery_clips=params.report.gallery_clips,
+            anomalous_clips=params.report.anomalous_clips,
+        ),
+        out / "index.html",
+    )
+
+
+def _summary(path: Path, score: Path) -> dict:
+    """The summary of the scores. Raises ValueError if the metrics in `score` are not of it."""
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    told = json.loads(score.read_text(encoding="utf-8"))["average"]
+    figures = summary["systems"][summary["backend"]]["figures"]["average"]
+    for name, value in told.items():
+        if abs(figures[name] - value) > 1e-4:
+            raise ValueError(
+                f"{score} says {name} {value}, {path} says {figures[name]:.5f}: they are of different runs"
+            )
+    return summary
+
+
+def _facts(seed: int) -> dict[str, str]:
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    memory = psutil.virtual_memory().total / 2**30
+    return {
+        "Seed": str(seed),
+        "Computer": f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB, {', '.join(gpus) or 'no GPU'}",
+        "System": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "Packages": ", ".join(versions),
+        "Report drawn": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in _lines(cpuinfo) if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+
+
+def _durations() -> list[tuple[str, float, str]]:
+    paths = {stage: store("durations") / f"{stage}.json" for stage in STAGES}
+    kept = {stage: json.loads(path.read_text(encoding="utf-8")) for stage, path in paths.items() if path.is_file()}
+    return [(stage, one["seconds"], one["finished"][:16].replace("T", " ")) for stage, one in kept.items()]
+
+
+if __name__ == "__main__":
+    main(run, "report")
