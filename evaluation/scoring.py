@@ -65,6 +65,7 @@ def score_with(
     """Fits the detector to the training clips and scores all: scores (N,) per back-end, and arrays of embeddings.
 
     The arrays are `pretrained` and `finetuned` (N, width) and `logits` (N, identities), each the mean over the windows.
+    Raises ValueError naming the clip for which the network's output is not a number.
     """
 
     def embed(row: int) -> tuple[Outputs, np.ndarray]:
@@ -73,6 +74,9 @@ def score_with(
 
     embedded = tqdm(in_threads(embed, clips["row"]), total=len(clips), disable=None, unit="clip")
     outputs, pretrained = zip(*embedded, strict=True)
+    for clip, one in zip(clips["clip"], outputs, strict=True):
+        if not (np.isfinite(one.embeddings).all() and np.isfinite(one.logits).all()):
+            raise ValueError(f"what the model says of {clip} is not a number: it has no score")
     identities = (clips["machine_type"] + "/" + clips["machine_id"]).tolist()
     training = (clips["split"] == "train").to_numpy()
     scores = {name: np.empty(len(clips)) for name in detector.backends}

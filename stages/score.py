@@ -36,12 +36,12 @@ from stages.store import Store, key_of
 log = logging.getLogger(__name__)
 
 
-def run(params: Declared, data: Path = Path(), metrics_folder: Path = METRICS) -> None:
-    """Write data/scores and data/detector below `data`, and the metrics and plots to `metrics_folder`."""
+def run(params: Declared, root: Path = Path()) -> None:
+    """Write data/scores, data/detector, the metrics and the plots below `root`, from what lies there."""
     score = params.score
-    features = Features.open(data / FEATURES)
-    classifier, config = load_model(data / FINETUNED)
-    pretrained, pretrained_config = load_model(data / PRETRAINED)
+    features = Features.open(root / FEATURES)
+    classifier, config = load_model(root / FINETUNED)
+    pretrained, pretrained_config = load_model(root / PRETRAINED)
     settings = Settings(
         score.backend, score.neighbours, score.components, score.window_hop, score.threshold_quantile, params.seed
     )
@@ -51,18 +51,18 @@ def run(params: Declared, data: Path = Path(), metrics_folder: Path = METRICS) -
     check(detector, features, clips)
 
     columns, embeddings = score_with(detector, features, clips)
-    levels = np.array([level(read_clip(data / RAW / f"{clip}.flac")) for clip in clips["clip"]])
+    levels = np.array([level(read_clip(root / RAW / f"{clip}.flac")) for clip in clips["clip"]])
     columns |= simple_references(features, clips, levels)
     columns["autoencoder"] = _autoencoders(params, features, clips)
     table = clips[COLUMNS].assign(**columns)
     summary = summarise(table, score.threshold_quantile, score.bootstrap, params.seed)
 
-    write_scores(data / SCORES, table, score.backend, embeddings, summary)
-    detector.save(data / DETECTOR)
-    _write_json(metrics_folder / "score.json", _rounded(summary[score.backend]["figures"]))
-    _write_json(metrics_folder / "comparison.json", _rounded(compare(summary)))
+    write_scores(root / SCORES, table, score.backend, embeddings, summary)
+    detector.save(root / DETECTOR)
+    _write_json(root / METRICS / "score.json", _rounded(summary[score.backend]["figures"]))
+    _write_json(root / METRICS / "comparison.json", _rounded(compare(summary)))
     curves = metrics.roc(table[table["split"] == "test"], score.backend)
-    _write_json(metrics_folder / "plots" / "roc.json", {"roc": curves.to_dict("records")})
+    _write_json(root / METRICS / "plots" / "roc.json", {"roc": curves.to_dict("records")})
     for name, row in compare(summary).items():
         log.info("%-26s AUC %.3f (%.3f to %.3f)  pAUC %.3f", name, *list(row.values())[:4])
 
