@@ -173,11 +173,13 @@ def roc(fpr: np.ndarray, tpr: np.ndarray, p: float) -> Figure:
         figure = Figure(figsize=(2.9, 2.7), layout="constrained")
         axes = figure.add_subplot()
         axes.axvspan(0, p, color=LIGHT["accent"], alpha=0.13, linewidth=0)
-        inside = np.append(fpr[fpr < p], p)
-        axes.fill_between(inside, np.interp(inside, fpr, tpr), color=LIGHT["accent"], alpha=0.28, linewidth=0)
+        known = fpr <= p
+        border = np.interp(p, fpr, tpr) if fpr[known][-1] < p else tpr[known][-1]
+        left, below = np.append(fpr[known], p), np.append(tpr[known], border)
+        axes.fill_between(left, below, color=LIGHT["accent"], alpha=0.28, linewidth=0)
         axes.plot([0, 1], [0, 1], color=LIGHT["muted"], linewidth=0.8, linestyle=(0, (2, 3)))
         axes.plot(fpr, tpr, color=LIGHT["accent"])
-        axes.text(p + 0.02, 0.03, f"false alarms up to {p:.0%}", color=LIGHT["muted"], fontsize=8)
+        axes.text(p + 0.02, 0.03, f"false alarms up to {100 * p:.0f} %", color=LIGHT["muted"], fontsize=8)
         axes.set(
             xlim=(-0.01, 1), ylim=(0, 1.02), xlabel="false alarms (share of normal)", ylabel="caught (of anomalous)"
         )

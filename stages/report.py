@@ -44,6 +44,7 @@ def run(params: Declared, data: Path = Path(), metrics: Path = METRICS, out: Pat
             raw=data / RAW,
             augmented=data / AUGMENTED,
             augmentations=pd.read_csv(data / AUGMENTED / "manifest.csv", dtype={"clip": str, "prompt_id": str}),
+            audit=_audit(data / AUGMENTED / "audit.csv"),
             prompts=pd.read_csv(data / PROMPTS / "prompts.csv", **text),
             features=Features.open(data / FEATURES),
             scores=pd.read_csv(data / SCORES / "scores.csv"),
@@ -64,6 +65,11 @@ def run(params: Declared, data: Path = Path(), metrics: Path = METRICS, out: Pat
         ),
         out / "index.html",
     )
+
+
+def _audit(path: Path) -> pd.DataFrame:
+    # masked views are made in training: there are no files to audit
+    return pd.read_csv(path, dtype={"clip": str, "file": str}) if path.is_file() else pd.DataFrame(columns=["file"])
 
 
 def _summary(path: Path, score: Path) -> dict:

@@ -11,10 +11,10 @@ NAMES = {
     "nearest_neighbour": "nearest neighbour",
     "mahalanobis": "Mahalanobis",
     "gaussian_mixture": "Gaussian mixture",
-    "rms": "level alone (RMS)",
-    "logmel_nearest_neighbour": "log-mel nearest neighbour",
+    "rms": "level alone",
+    "logmel_nearest_neighbour": "log-mel neighbour",
     "logmel_mahalanobis": "log-mel Mahalanobis",
-    "autoencoder": "DCASE 2020 autoencoder",
+    "autoencoder": "autoencoder",
 }
 BACKENDS = list(NAMES)[:4]
 REFERENCES = list(NAMES)[4:]
@@ -46,9 +46,9 @@ class Machines:
     def verdict(self) -> tuple[str, str]:
         """A class of the style sheet and what to say: measured against guessing, the references and 0.9."""
         if self.low <= 0.5:
-            return "bad", "not shown to be better than guessing"
+            return "bad", "maybe guessing"
         if self.auc <= self.references[self.best_reference]:
-            return "doubt", f"no better than {self.best_reference}"
+            return "doubt", "reference is better"
         return ("good", "well watched") if self.low >= 0.9 else ("doubt", "partly watched")
 
 
@@ -113,20 +113,25 @@ def _machines(
     )
 
 
-def sentence(average: Machines, types: list[Machines]) -> str:
-    """The answer in two sentences, for someone who has to decide whether to rely on it."""
-    best, worst = max(types, key=lambda one: one.auc), min(types, key=lambda one: one.auc)
-    ranked = (
-        f"Of 100 pairs of a faulty and a healthy recording, {average.auc * 100:.0f} are told apart rightly "
-        f"(95 % interval {average.low * 100:.0f} to {average.high * 100:.0f}; guessing: 50)"
-    )
-    if len(types) > 1:
-        ranked += f": best for {best.name} ({best.auc * 100:.0f}), worst for {worst.name} ({worst.auc * 100:.0f})"
+def sentence(average: Machines) -> str:
+    """The answer for someone who has to decide whether to rely on it."""
+    told = f"Of 100 pairs of a faulty and a healthy recording, {average.auc * 100:.0f} are told apart rightly"
     reference = average.references[average.best_reference]
     if average.low <= 0.5:
-        compared = "That is not shown to be better than guessing."
-    elif average.auc > reference:
-        compared = f"That beats the best simple reference, {average.best_reference} ({reference * 100:.0f})."
-    else:
-        compared = f"The simple reference {average.best_reference} does it as well or better ({reference * 100:.0f})."
-    return f"{ranked}. {compared}"
+        return f"{told}: not shown to be better than guessing."
+    if average.auc > reference:
+        return f"{told}. The best simple method, {average.best_reference}, manages {reference * 100:.0f}."
+    return f"{told}. A simple method, {average.best_reference}, does as well or better: {reference * 100:.0f}."
+
+
+def details(average: Machines, types: list[Machines]) -> str:
+    """What stands under the answer: how sure it is, and where it holds."""
+    told = f"Guessing would be right in 50; the 95 % interval is {average.low * 100:.0f} to {average.high * 100:.0f}."
+    if len(types) > 1:
+        best, worst = max(types, key=lambda one: one.auc), min(types, key=lambda one: one.auc)
+        told += f" Best watched is {best.name} ({best.auc * 100:.0f}), worst {worst.name} ({worst.auc * 100:.0f})."
+        ahead = [one.name for one in types if one.auc > one.references[one.best_reference]]
+        told += f" The model is ahead of every simple method on {len(ahead)} of {len(types)} machine types"
+        told += f" ({', '.join(ahead)})." if ahead else "."
+    alarm = f"{average.caught * 100:.0f} % of the anomalous recordings raise an alarm"
+    return f"{told} At the thresholds, {alarm}, and so do {average.alarms * 100:.0f} % of the normal ones."

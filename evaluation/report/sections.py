@@ -8,7 +8,7 @@ from audio.clips import read_clip
 from audio.manifest import CONDITIONS
 from evaluation import metrics, plots
 from evaluation.explain import reconstruct, reconstruction_error
-from evaluation.report.answer import BACKENDS, NAMES, REFERENCES, Machines, by_machine, by_type, sentence
+from evaluation.report.answer import BACKENDS, NAMES, REFERENCES, Machines, by_machine, by_type, details, sentence
 from evaluation.report.decisions import decisions
 from evaluation.report.published import TYPES, is_dcase2020, table4
 from evaluation.report.run import Run
@@ -20,6 +20,13 @@ NORMALS = 6  # training clips of the same machine that say what error is usual
 MOST_POINTS = 1500  # of a t-SNE
 FEWEST_POINTS = 5  # below that a t-SNE shows nothing
 VIEWS = 3  # of a clip in the gallery
+MOST_FLAGGED = 20  # files named
+FLAGS = {
+    "copy": "hardly differ from their source",
+    "lost": "have lost their machine",
+    "silent": "are silent",
+    "clipped": "are clipped",
+}
 RECONSTRUCTIONS = 3
 
 
@@ -35,7 +42,8 @@ def sections(run: Run) -> dict:
     return {
         "title": "Are the machines all right?",
         "headline": NAMES[run.backend],
-        "sentence": sentence(average, types),
+        "sentence": sentence(average),
+        "details": details(average, types),
         "average": average,
         "types": types,
         "machines": machines,
@@ -53,6 +61,7 @@ def sections(run: Run) -> dict:
         "table4": table4(run.published, said["figures"], said["pooled"]),
         "anomalous": anomalous(run, test, limits),
         "gallery": gallery(run),
+        "audited": audited(run),
         "masked_views": run.augmentations.empty,
         "maps": maps(run),
         "confusion": confusion(run),
@@ -187,7 +196,7 @@ def anomalous(run: Run, test: pd.DataFrame, limits: pd.Series) -> list[dict]:
                 "surprise": picture(excess, run.features.settings, 0.0, float(np.quantile(excess, 0.995)), "viridis"),
                 "usual": usual,
                 "usual_player": player(sounds[1], gain),
-                "usual_picture": picture(reference, run.features.settings, low, high),
+                "usual_picture": _picture(run, reference, low, high),
             }
         )
     return found
@@ -201,6 +210,7 @@ def gallery(run: Run) -> list[dict]:
         candidates = candidates[candidates["clip"].isin(run.augmentations["clip"])]
     turn = candidates.groupby("machine_type").cumcount()
     prompts = run.prompts.set_index("id")["text"].to_dict()
+    audits = run.audit.set_index("file")
     found = []
     for clip in candidates.assign(turn=turn).sort_values(["turn", "clip"])["clip"].head(run.gallery_clips):
         sound = read_clip(run.raw / f"{clip}.flac")
@@ -216,6 +226,7 @@ def gallery(run: Run) -> list[dict]:
                     "prompt": prompts.get(row.prompt_id, f"prompt {row.prompt_id} is no longer in the list"),
                     "ddim_steps": row.ddim_steps,
                     "t0": row.t0,
+                    "audit": audits.loc[f"{clip}_{row.view}.flac"].to_dict(),
                     "player": player(heard, gain),
                     "picture": picture(_spectrogram(run, clip, row.view), run.features.settings, low, high),
                 }
@@ -227,11 +238,29 @@ def gallery(run: Run) -> list[dict]:
                 "clip": clip,
                 "gain": gain,
                 "player": player(sound, gain),
-                "picture": picture(spectrogram, run.features.settings, low, high),
+                "picture": _picture(run, spectrogram, low, high),
                 "takes": takes,
             }
         )
     return found
+
+
+def audited(run: Run) -> dict | None:
+    """What became of all augmented clips: how like their sources they are, and which to look at. None without any."""
+    if run.audit.empty:
+        return None
+    used = run.audit[
+        run.audit["file"].isin(run.augmentations["clip"] + "_" + run.augmentations["view"].astype(str) + ".flac")
+    ]
+    flagged = used[used[list(FLAGS)].any(axis=1)]
+    return {
+        "clips": len(used),
+        "correlation": used["correlation"].mean(),
+        "distance": used["distance_db"].mean(),
+        "shift": used["centroid_shift_hz"].mean(),
+        "flags": {meaning: int(used[flag].sum()) for flag, meaning in FLAGS.items()},
+        "flagged": flagged["file"].head(MOST_FLAGGED).tolist(),
+    }
 
 
 def maps(run: Run) -> dict:
@@ -289,11 +318,14 @@ def reconstructions(run: Run) -> list[dict]:
     test = run.scores[(run.scores["split"] == "test") & (run.scores["condition"] == "normal")]
     found = []
     for clip in test.groupby("machine_type")["clip"].first().head(RECONSTRUCTIONS):
-        window = _window(run, _spectrogram(run, clip))
+        spectrogram = _spectrogram(run, clip)
+        window = _window(run, spectrogram)
         seen = reconstruct(run.detector.pretrained, window, 1, run.seed, norm_pix=run.norm_pix)
         low, high = _range(window)
         pictures = (window, np.where(seen.masked[0], np.nan, window), np.where(seen.masked[0], seen.output[0], window))
-        found.append({"clip": clip, "pictures": [_own_picture(run, values, low, high) for values in pictures]})
+        found.append(
+            {"clip": clip, "pictures": [_picture(run, values[: len(spectrogram)], low, high) for values in pictures]}
+        )
     return found
 
 
@@ -324,7 +356,7 @@ def _window(run: Run, spectrogram: np.ndarray) -> np.ndarray:
     return np.pad(piece, ((0, run.detector.pretrained.config.frames - len(piece)), (0, 0))).astype(np.float32)
 
 
-def _own_picture(run: Run, values: np.ndarray, low: float, high: float) -> Picture:
+def _picture(run: Run, values: np.ndarray, low: float, high: float) -> Picture:
     return picture(values, run.features.settings, low, high)
 
 
