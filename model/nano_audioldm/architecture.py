@@ -103,6 +103,9 @@ def vocoder(log_mels: Tensor) -> SpeechT5HifiGan:
             normalize_before=True,
         )
     )
+    for layer in network.modules():  # the class's own initialisation starts at silence and hardly leaves it
+        if isinstance(layer, nn.Conv1d | nn.ConvTranspose1d):
+            layer.reset_parameters()
     network.mean.copy_(log_mels.mean((0, 1)))
     network.scale.copy_(log_mels.std((0, 1)))
     return network

@@ -2,8 +2,9 @@
 
     python -m model.nano_audioldm.train [--work FOLDER] [--checkpoint FOLDER]
 
-Steps: tokenizer and text encoder, VAE, vocoder, U-Net, export. Each writes its state every few minutes and is resumed
-by the same command; every batch and every random number depends on the step's number alone. No recording is used.
+Steps: tokenizer and text encoder, VAE, vocoder, a bank of latents, U-Net, export. Each writes its state every few
+minutes and is resumed by the same command; every batch and every random number depends on the step's number alone. No
+recording is used.
 """
 
 import argparse
@@ -35,13 +36,15 @@ log = logging.getLogger(__name__)
 
 SEED = 5
 FRAMES = 256  # log-mel frames of a training crop, 2.56 s
-STEPS = {"text": 700, "vae": 3000, "vocoder": 2400, "unet": 8000}
-BATCH = {"text": 64, "vae": 8, "vocoder": 8, "unet": 32}
+STEPS = {"text": 700, "vae": 1600, "vocoder": 500, "unet": 1200}
+BATCH = {"text": 64, "vae": 8, "vocoder": 4, "unet": 32}
 LEARNING_RATE = {"text": 1e-3, "vae": 1e-3, "vocoder": 1e-3, "unet": 6e-4}
 DROP_CAPTION = 0.12  # share of captions replaced by "", the pipeline's unconditional prompt
 PADDED = 0.1  # share of crops that end in silence, as clips of 10 s padded to 10.24 s do
+LATENT_PARTS, LATENT_BATCHES = 16, 32  # files of the bank of latents, and batches of the U-Net's size in each
 VAE_INPUT = 0.4  # share of the vocoder's training input that went through the VAE
-SAVE_SECONDS = 150
+STATISTICS = 1_000_000  # number of the first of the batches that give the latents' and mels' mean and deviation
+SAVE_SECONDS = 60
 Loss = tuple[Tensor, dict[str, float]]
 
 
@@ -66,7 +69,7 @@ class SynthesisedClips(Dataset):
         return {
             "waveform": waveform,
             "log_mel": audioldm_log_mel(waveform),  # (B, frames, 64)
-            "captions": ["" if rng.uniform() < DROP_CAPTION else clip.caption for clip in clips],
+            "words": [[clip.family, clip.pitch, clip.pace] for clip in clips],
         }
 
 
@@ -253,14 +256,54 @@ def vocoder_loss(vae: nn.Module) -> Callable[[nn.Module, dict], Loss]:
     return loss_of
 
 
-def unet_loss(
-    vae: nn.Module, embed: Callable[[list[str]], Tensor], alphas_cumprod: Tensor
-) -> Callable[[nn.Module, dict], Loss]:
+class Latents(Dataset):
+    """Batches of the U-Net: latents drawn from a bank that is synthesised and encoded once, captions always fresh."""
+
+    def __init__(self, vae: nn.Module, clips: SynthesisedClips, work: Path, workers: int) -> None:
+        parts = []
+        for part in range(LATENT_PARTS):
+            path = work / f"latents_{part:02d}.safetensors"
+            if not path.exists():
+                self._encode_part(vae, clips, part, path, workers)
+            with safe_open(path, "pt") as file:
+                parts.append((file.get_tensor("mean"), file.get_tensor("std"), json.loads(file.metadata()["words"])))
+        self.mean, self.std = (torch.cat([part[i] for part in parts]) for i in (0, 1))  # (N, 8, frames / 8, 8) each
+        self.words = [words for part in parts for words in part[2]]
+
+    @staticmethod
+    def _encode_part(vae: nn.Module, clips: SynthesisedClips, part: int, path: Path, workers: int) -> None:
+        numbers = range(part * LATENT_BATCHES, (part + 1) * LATENT_BATCHES)
+        means, deviations, words = [], [], []
+        for batch in DataLoader(clips, batch_size=None, sampler=numbers, num_workers=workers):
+            with torch.no_grad(), _autocast():
+                posterior = vae.encode(batch["log_mel"][:, None]).latent_dist
+            means.append(posterior.mean.half())
+            deviations.append(posterior.std.half())
+            words += batch["words"]
+        temporary = path.with_suffix(f".{os.getpid()}")
+        tensors = {"mean": torch.cat(means), "std": torch.cat(deviations)}
+        save_file(tensors, temporary, {"words": json.dumps(words)})
+        temporary.replace(path)
+        log.info("latents: part %d of %d", part + 1, LATENT_PARTS)
+
+    def __getitem__(self, number: int) -> dict:
+        rng = np.random.default_rng([SEED, *b"unet captions", number])
+        chosen = rng.integers(len(self.words), size=BATCH["unet"])
+        noise = torch.from_numpy(rng.standard_normal((len(chosen), *self.mean.shape[1:]), dtype=np.float32))
+        captions = []
+        for index in chosen:
+            family, pitch, pace = self.words[index]
+            dropped = family is None or rng.uniform() < DROP_CAPTION
+            captions.append("" if dropped else caption(rng, family, pitch, pace))
+        return {"latents": self.mean[chosen].float() + self.std[chosen].float() * noise, "captions": captions}
+
+
+def unet_loss(embed: Callable[[list[str]], Tensor], alphas_cumprod: Tensor) -> Callable[[nn.Module, dict], Loss]:
     """Velocity prediction on the VAE's latents; captions enter as AudioLDM's pipeline gives them, as class labels."""
 
     def loss_of(unet: nn.Module, batch: dict) -> Loss:
-        with torch.no_grad(), _autocast():
-            latents = vae.encode(batch["log_mel"][:, None]).latent_dist.sample().float()  # (B, 8, frames / 8, 8)
+        latents = batch["latents"]  # (B, 8, frames / 8, 8)
+        with torch.no_grad():
             embedding = embed(batch["captions"])  # (B, 128)
         timesteps = torch.randint(len(alphas_cumprod), (len(latents),))
         noise = torch.randn_like(latents)
@@ -308,8 +351,8 @@ def train(work: Path, checkpoint: Path, workers: int = 1) -> None:
     text_encoder = fit("text", reader, Captions(), text_loss(tokenize), work, workers).text_encoder
     vae = fit("vae", architecture.vae(), SynthesisedClips("vae", FRAMES, 0.4), vae_loss, work, workers)
     statistics = SynthesisedClips("unet", FRAMES, 1 / 12)
-    whiten(vae, (statistics[-1 - number] for number in range(8)))
-    vocoder = architecture.vocoder(torch.cat([statistics[-1 - number]["log_mel"] for number in range(8)]))
+    whiten(vae, (statistics[STATISTICS + number] for number in range(8)))
+    vocoder = architecture.vocoder(torch.cat([statistics[STATISTICS + number]["log_mel"] for number in range(8)]))
     clips = SynthesisedClips("vocoder", FRAMES // 2, 0.4)
     vocoder = fit("vocoder", vocoder, clips, vocoder_loss(vae), work, workers)
     scheduler = architecture.scheduler()
@@ -317,8 +360,8 @@ def train(work: Path, checkpoint: Path, workers: int = 1) -> None:
     def embed(captions: list[str]) -> Tensor:
         return F.normalize(text_encoder(**tokenize(captions)).text_embeds, dim=-1)
 
-    losses = unet_loss(vae, embed, scheduler.alphas_cumprod)
-    unet = fit("unet", architecture.unet(), statistics, losses, work, workers)
+    latents = Latents(vae, statistics, work, workers)
+    unet = fit("unet", architecture.unet(), latents, unet_loss(embed, scheduler.alphas_cumprod), work, workers=0)
     architecture.save(checkpoint, vae, text_encoder, tokenizer, unet, scheduler, vocoder)
     records = {name: json.loads((work / f"{name}.json").read_text()) for name in STEPS}
     (checkpoint / "training.json").write_text(json.dumps({"seed": SEED, "batch": BATCH} | records, indent=1) + "\n")
