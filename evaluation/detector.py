@@ -28,6 +28,7 @@ import torch
 
 from audio.clips import read_blocks
 from audio.logmel import LogMelSettings
+from audio.recordings import SHORTEST_SECONDS, SILENCE
 from audio.streaming import log_mel_of_blocks
 from evaluation.backends import Backend, all_backends, fit_and_score_held_out
 from evaluation.thresholds import threshold
@@ -41,8 +42,6 @@ FILES = (
     *(f"{name}/{file}" for name in ("finetuned", "pretrained") for file in ("config.json", "model.safetensors")),
 )
 BATCH = 16  # windows that pass the network at once
-SHORTEST = 1.0  # second: less cannot be judged
-SILENCE = 2.0**-15  # full scale 1: a peak of one step of 16 bit
 
 
 @dataclass(frozen=True)
@@ -104,11 +103,14 @@ def window_starts(length: int, frames: int, hop: int) -> np.ndarray:
 class Detector:
     """Judges recordings of the machines it was trained on. Any number of threads may use one detector at once.
 
-    >>> detector = Detector.load("data/detector")  # doctest: +SKIP
-    >>> waveform, sample_rate = soundfile.read("pump.wav")  # doctest: +SKIP
-    >>> verdict = detector.score(waveform, sample_rate, "pump", "id_00")  # doctest: +SKIP
-    >>> verdict.anomalous, round(verdict.percentile)  # doctest: +SKIP
-    (False, 43)
+    >>> import soundfile
+    >>> detector = Detector.load("data/detector")
+    >>> waveform, sample_rate = soundfile.read("pump.wav")
+    >>> verdict = detector.score(waveform, sample_rate, "pump", "id_00")
+    >>> verdict.anomalous == (verdict.score > verdict.threshold)
+    True
+    >>> round(verdict.seconds), verdict.windows[0].start
+    (2, 0.0)
     """
 
     def __init__(
@@ -218,24 +220,25 @@ class Detector:
 
         Raises ValueError when there is less than a second of it, or only silence.
         """
-        samples, peak = 0, 0.0
+        samples, low, high = 0, np.inf, -np.inf
 
         def measured() -> Iterator[np.ndarray]:
-            nonlocal samples, peak
+            nonlocal samples, low, high
             for block in blocks:
                 samples += len(block)
-                peak = max(peak, float(np.abs(block).max(initial=0.0)))
+                low, high = min(low, block.min(initial=np.inf)), max(high, block.max(initial=-np.inf))
                 yield block
 
         waveforms = measured()
         first: list[np.ndarray] = []
-        while samples < SHORTEST * self.front_end.sample_rate:
+        while samples < SHORTEST_SECONDS * self.front_end.sample_rate:
             block = next(waveforms, None)
             if block is None:
-                raise ValueError(f"{samples / self.front_end.sample_rate:.2f} s of sound: at least {SHORTEST:g} s")
+                seconds = samples / self.front_end.sample_rate
+                raise ValueError(f"{seconds:.3g} s of sound, at least {SHORTEST_SECONDS} s are needed")
             first.append(block)
         spectrogram = log_mel_of_blocks(chain([np.concatenate(first)], waveforms), self.front_end)
-        if peak <= SILENCE:
+        if high - low <= SILENCE:
             raise ValueError("the recording is silent")
         return spectrogram
 
