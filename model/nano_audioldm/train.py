@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
+from transformers import RobertaTokenizerFast
 
 from audio.logmel import AUDIOLDM_HOP, audioldm_log_mel
 from model.nano_audioldm import architecture
@@ -342,7 +343,10 @@ def train(work: Path, checkpoint: Path, workers: int = 1) -> None:
     """All steps, each from its saved state in `work`; then the pipeline in fp16, into `checkpoint`."""
     work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(SEED)
-    tokenizer = architecture.tokenizer([text for number in range(150) for text in Captions()[number]["captions"]])
+    if not (work / "tokenizer").is_dir():
+        texts = [text for number in range(150) for text in Captions()[number]["captions"]]
+        architecture.tokenizer(texts).save_pretrained(work / "tokenizer")
+    tokenizer = RobertaTokenizerFast.from_pretrained(work / "tokenizer")
 
     def tokenize(captions: list[str]) -> dict[str, Tensor]:
         return dict(tokenizer(captions, padding=True, return_tensors="pt", return_token_type_ids=False))
