@@ -76,11 +76,22 @@ _SYLLABLES: tuple[str, ...] = (
 )  # fmt: skip
 
 
+def _made_up(rng: Generator) -> str:
+    return "".join(rng.choice(_SYLLABLES, rng.integers(2, 5)))
+
+
 def _machine(rng: Generator) -> str:
     """A machine; one in six is a made-up word, so that unknown machines do not change the sound."""
     if rng.uniform() < 1 / 6:
-        return "".join(rng.choice(_SYLLABLES, rng.integers(2, 5))) + _pick(rng, ("", "s", " machines", " units"))
+        return _made_up(rng) + _pick(rng, ("", "s", " machines", " units"))
     return _pick(rng, MACHINES)
+
+
+def _quality(rng: Generator, own: tuple[str, ...]) -> str:
+    """A quality without a sound of its own: of the family, of any, or one in six made up, as for machines."""
+    if rng.uniform() < 1 / 6:
+        return _made_up(rng)
+    return _pick(rng, own if rng.uniform() < 0.6 else NEUTRAL_WORDS)
 
 
 def caption(rng: Generator, family: str, pitch: str | None = None, pace: str | None = None) -> str:
@@ -92,7 +103,7 @@ def caption(rng: Generator, family: str, pitch: str | None = None, pace: str | N
     words = FAMILIES[family]
     qualities = []
     for _ in range(rng.integers(0, 3)):
-        qualities.append(_pick(rng, words.qualities if rng.uniform() < 0.6 else NEUTRAL_WORDS))
+        qualities.append(_quality(rng, words.qualities))
     if pitch:
         qualities.append(_pick(rng, PITCH_WORDS[pitch]))
     if pace:

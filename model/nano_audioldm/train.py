@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 SEED = 5
 FRAMES = 256  # log-mel frames of a training crop, 2.56 s
-STEPS = {"text": 700, "vae": 1600, "vocoder": 500, "unet": 1200}
+STEPS = {"text": 800, "vae": 1600, "vocoder": 500, "unet": 1200}
 BATCH = {"text": 64, "vae": 8, "vocoder": 4, "unet": 32}
 LEARNING_RATE = {"text": 1e-3, "vae": 1e-3, "vocoder": 1e-3, "unet": 6e-4}
 DROP_CAPTION = 0.12  # share of captions replaced by "", the pipeline's unconditional prompt
