@@ -89,7 +89,7 @@ def svg(figure: Figure, label: str) -> str:
     body = re.sub(r" *\n *", "\n", body)
     width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', body).groups()
     head = f'<svg class="plot" role="img" aria-label="{escape(label)}" viewBox="0 0 {width} {height}"'
-    head += f' style="max-width:{float(width) * 1.5:.0f}px" xmlns="http://www.w3.org/2000/svg"'
+    head += f' style="max-width:{float(width) * 1.6:.0f}px" xmlns="http://www.w3.org/2000/svg"'
     head += ' xmlns:xlink="http://www.w3.org/1999/xlink">'
     return head + body[body.index(">") + 1 :]
 
@@ -118,7 +118,7 @@ def watched(rows: Sequence[dict], references: Sequence[str]) -> Figure:
     """
     markers = dict(zip(references, ("|", "v", "^", "D"), strict=False))
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(WIDTH + 0.8, 0.36 * len(rows) + 1.15), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 0.36 * len(rows) + 1.15), layout="constrained")
         axes = figure.add_subplot()
         lowest = min([0.5] + [value for row in rows for value in (row["low"], *row["references"].values())])
         axes.axvline(0.5, color=LIGHT["muted"], linewidth=0.9, linestyle=(0, (2, 3)), zorder=0)

@@ -15,8 +15,8 @@ from evaluation.report.run import Run
 from evaluation.report.sound import Picture, audible_gain, in_words, picture, player, salient
 from model.batches import mask_time_and_frequency
 
-REPEATS = 24  # random masks of a clip whose surprising places are shown
-NORMALS = 6  # training clips of the same machine that say what error is usual
+REPEATS = 16  # random masks of a clip whose surprising places are shown
+NORMALS = 4  # training clips of the same machine that say what error is usual
 MOST_POINTS = 1500  # of a t-SNE
 FEWEST_POINTS = 5  # below that a t-SNE shows nothing
 VIEWS = 3  # of a clip in the gallery
@@ -43,6 +43,7 @@ def sections(run: Run) -> dict:
         "title": "Are the machines all right?",
         "headline": NAMES[run.backend],
         "sentence": sentence(average),
+        "own": said["figures"],
         "details": details(average, types),
         "average": average,
         "types": types,

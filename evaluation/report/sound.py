@@ -15,6 +15,7 @@ from evaluation.plots import spectrogram_png
 
 PEAK = 0.8  # of what a player plays; recordings of machines are often too quiet for a telephone
 MOST_GAIN = 40.0  # dB
+WEAKEST = 0.3  # of the strongest place's excess; what is weaker does not stand out
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def salient(excess: np.ndarray, block: tuple[int, int], most: int = 3) -> list[t
     frames, mels = (-(-size // grain) for size, grain in zip(excess.shape, block, strict=True))
     padded = np.pad(excess, ((0, frames * block[0] - excess.shape[0]), (0, mels * block[1] - excess.shape[1])))
     grid = padded.reshape(frames, block[0], mels, block[1]).mean((1, 3))
-    high = grid > max(np.quantile(grid, 0.95), 0)
+    high = grid > max(np.quantile(grid, 0.95), grid.max() * WEAKEST)
     labels, count = ndimage.label(high)
     if not count:
         return []
