@@ -27,6 +27,7 @@ FORM = re.compile(
     r"add (?P<noise>.+?) (?:produced|created|generated|made) by (?P<machine>.+?) "
     r"in (?:a|an|the) (?P<factory>.+?) (?:as|while) (?:they|it) (?P<activity>.+)"
 )
+_LINKS = re.compile(r"\b(?:produced|created|generated|made) by\b|\b(?:as|while) (?:they|it)\b")  # one of either
 _HUMAN = re.compile(
     r"\b(speech|speak\w*|voices?|vocals?|talk\w*|shout\w*|whisper\w*|conversations?|announcements?|laugh\w*|"
     r"music\w*|songs?|sing|singing|melod\w+|radio|orchestra\w*|guitar\w*|piano|violin\w*|choir)\b"
@@ -35,7 +36,12 @@ _SCAFFOLD = {
     *("add", "produced", "created", "generated", "made", "by", "a", "an", "the", "and"),
     *("of", "in", "on", "to", "as", "they", "it", "its", "their"),
 }
-EXAMPLE = "add shrill uneven whistling produced by steam ejectors in a sugar refinery as they draw vapour from the pans"
+EXAMPLES = (  # shown to language models, and refused when they come back
+    "add shrill uneven whistling produced by steam ejectors in a sugar refinery as they draw vapour from the pans",
+    "add soft wet slapping produced by tanning drums in a leather tannery as they turn soaked hides",
+    "add low pulsing throbbing produced by diesel generators in a power station as they take over the load",
+    "add sudden bright pinging produced by cooling plates in a ceramic tile works as they leave the kiln",
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ class Prompts:
         """Take the candidate if it passes the checks and there is room."""
         if self.complete:
             return
-        reason = refusal(candidate.text, [EXAMPLE, *(one.text for one in self.accepted)])
+        reason = refusal(candidate.text, [*EXAMPLES, *(one.text for one in self.accepted)])
         if not reason:
             factories = Counter(factory_of(one.text) for one in self.accepted)
             quota = math.ceil(self.count / KINDS)
@@ -110,11 +116,14 @@ def refusal(text: str, others: Iterable[str] = ()) -> str | None:
     if human := _HUMAN.search(text.lower()):
         return f"speech or music: {human[0]}"
     match = FORM.fullmatch(text)
-    if not match:
+    if not match or len(_LINKS.findall(text)) != 2 or len(match["factory"].split()) > 6:
         return "form: not `add … produced by … in … as they …`"
     if len(match["noise"].split()) < 2:
         return f"no quality: {match['noise']}"
     own = _content(text)
+    counts = Counter(re.findall(r"[a-z]+", text.lower()))
+    if repeated := [word for word in own if counts[word] > 2]:
+        return f"repetition: {repeated[0]}"
     for other in others:
         theirs = _content(other)
         if own == theirs:
@@ -152,8 +161,8 @@ def request(factory: str, count: int) -> str:
     return (
         f"Write {count} different descriptions of noises heard in a {factory}, for a text-to-audio model. Each is one "
         "sentence of exactly this form: add <qualities> <noise> produced by <machine> in a <kind of factory> as they "
-        f"<activity>. For example: {EXAMPLE}. Be specific, unambiguous and varied in qualities, noises and machines; "
-        "no speech, no music. "
+        f"<activity>. For example: {EXAMPLES[0]}. Be specific, unambiguous and varied in qualities, noises and "
+        "machines; no speech, no music. "
     )
 
 
@@ -256,7 +265,8 @@ def _texts(answer: str) -> list[str]:
 class LocalModel:
     """An instruct model in a local `transformers` folder, loaded from safetensors, asked for one prompt at a time.
 
-    Small models do not keep to JSON, so the answer's first word is given and its first line is taken.
+    Small models keep to no JSON and copy a single example: they are given a list to continue, up to the first word of
+    the prompt that is wanted, and its line is taken.
     """
 
     BATCH = 8  # answers sampled at once
@@ -283,12 +293,13 @@ class LocalModel:
 
         torch.manual_seed(seed)
         for _, factory in zip(range(max(4, 12 * count // self.BATCH)), itertools.cycle(factories)):
-            ask = request(factory, 1) + "Answer with that sentence only."
+            ask = "Write a list of different factory noises, one line each. No speech, no music.\n"
             if self.tokenizer.chat_template:
                 ask = self.tokenizer.apply_chat_template(
                     [{"role": "user", "content": ask}], tokenize=False, add_generation_prompt=True
                 )
-            tokens = self.tokenizer(f"{ask}add", return_tensors="pt", add_special_tokens=False).to(self.model.device)
+            ask += "".join(f"{factory_of(example)}: {example}\n" for example in EXAMPLES) + f"{factory}: add"
+            tokens = self.tokenizer(ask, return_tensors="pt", add_special_tokens=False).to(self.model.device)
             with torch.inference_mode():
                 answers = self.model.generate(
                     **tokens,

@@ -10,7 +10,7 @@ import pytest
 
 from model.nano_audioldm.families import FAMILIES, family_of
 from model.prompts import (
-    EXAMPLE,
+    EXAMPLES,
     FORM,
     Candidate,
     Endpoint,
@@ -78,7 +78,10 @@ class TestBank:
         (GOOD + " of marble" * 15, "too long"),
         ("please " + GOOD, "form"),
         (GOOD.replace(" as they cut slabs", " for kitchens and for bathrooms"), "form"),
+        (GOOD + " as they turn", "form"),
+        (GOOD.replace("marble yard", "yard of a very old marble works"), "form"),
         (GOOD.replace("rough grinding", "grinding"), "no quality"),
+        (GOOD.replace("rough grinding", "rough rough rough grinding"), "repetition: rough"),
         (GOOD.replace("rough grinding", "loud voices"), "speech or music: voices"),
         (GOOD.replace("stone saws", "a singing worker"), "speech or music: singing"),
         (GOOD.replace("stone saws", "radios and a radio"), "speech or music: radio"),
@@ -263,7 +266,7 @@ class TestEndpoint:
             assert ask(server, 1).complete
 
     def test_an_endpoint_that_repeats_itself_is_asked_a_limited_number_of_times(self):
-        with Server(chat(json.dumps({"prompts": [EXAMPLE, good(1), "make some noise"]}))) as server:
+        with Server(chat(json.dumps({"prompts": [EXAMPLES[0], good(1), "make some noise"]}))) as server:
             prompts = ask(server, 30)
         assert len(prompts.accepted) == 1
         assert len(server.requests) == 12
