@@ -438,14 +438,15 @@ def _load(folder: Path, name: str) -> Any:
 def _check_fit(components: dict[str, Any]) -> None:
     vae, unet, vocoder = (components[name].config for name in ("vae", "unet", "vocoder"))
     width = components["text_encoder"].config.projection_dim
+    text_width = unet.projection_class_embeddings_input_dim
     hop = int(np.prod(vocoder.upsample_rates))
     scale = 2 ** (len(vae.block_out_channels) - 1)
     for name, good, has, needs in (
         ("vae", vae.in_channels == 1, f"{vae.in_channels} input channels", "1"),
         ("vae", AUDIOLDM_MELS % scale == 0, f"downsampling {scale}", f"a divisor of {AUDIOLDM_MELS}"),
         ("unet", unet.in_channels == vae.latent_channels, f"{unet.in_channels} channels", f"{vae.latent_channels}"),
-        ("unet", unet.class_embed_type == "simple_projection", f"class embedding {unet.class_embed_type}", "simple_projection"),
-        ("unet", unet.projection_class_embeddings_input_dim == width, f"text width {unet.projection_class_embeddings_input_dim}", f"{width}"),
+        ("unet", unet.class_embed_type == "simple_projection", f"class {unet.class_embed_type}", "simple_projection"),
+        ("unet", text_width == width, f"text width {text_width}", f"{width}"),
         ("vocoder", vocoder.model_in_dim == AUDIOLDM_MELS, f"{vocoder.model_in_dim} mel bands", f"{AUDIOLDM_MELS}"),
         ("vocoder", hop == AUDIOLDM_HOP, f"hop {hop}", f"{AUDIOLDM_HOP} samples"),
         ("vocoder", vocoder.sampling_rate == SAMPLE_RATE, f"{vocoder.sampling_rate} Hz", f"{SAMPLE_RATE} Hz"),
