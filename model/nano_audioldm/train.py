@@ -37,12 +37,12 @@ log = logging.getLogger(__name__)
 
 SEED = 5
 FRAMES = 256  # log-mel frames of a training crop, 2.56 s
-STEPS = {"text": 800, "vae": 1600, "vocoder": 500, "unet": 1200}
+STEPS = {"text": 800, "vae": 1600, "vocoder": 3000, "unet": 1500}
 BATCH = {"text": 64, "vae": 8, "vocoder": 4, "unet": 32}
 LEARNING_RATE = {"text": 1e-3, "vae": 1e-3, "vocoder": 1e-3, "unet": 6e-4}
 DROP_CAPTION = 0.12  # share of captions replaced by "", the pipeline's unconditional prompt
 PADDED = 0.1  # share of crops that end in silence, as clips of 10 s padded to 10.24 s do
-LATENT_PARTS, LATENT_BATCHES = 16, 32  # files of the bank of latents, and batches of the U-Net's size in each
+LATENT_PARTS, LATENT_BATCHES = 10, 32  # files of the bank of latents, and batches of the U-Net's size in each
 VAE_INPUT = 0.4  # share of the vocoder's training input that went through the VAE
 STATISTICS = 1_000_000  # number of the first of the batches that give the latents' and mels' mean and deviation
 SAVE_SECONDS = 60
@@ -136,7 +136,9 @@ def fit(
             tensors |= {f"adam.{index}.{k}": v for k, v in optimizer.state.get(parameter, {}).items()}
         progress = {"step": step, "minutes": round(seconds / 60, 2), "history": history}
         temporary = path.with_suffix(f".{os.getpid()}")
-        save_file({k: v.clone() for k, v in tensors.items()}, temporary, {"progress": json.dumps(progress)})
+        save_file(
+            {k: v.clone().contiguous() for k, v in tensors.items()}, temporary, {"progress": json.dumps(progress)}
+        )
         temporary.replace(path)
         (work / f"{name}.json").write_text(json.dumps(progress, indent=1))
 
@@ -235,8 +237,29 @@ def _long_term(waveform: Tensor) -> Tensor:
     return spectrum.abs().square().mean(-1).clamp(min=1e-6).log()  # (B, bins)
 
 
+def _frame_comb(waveform: Tensor) -> tuple[Tensor, Tensor]:
+    """How much of a waveform (B, samples) repeats from frame to frame, at 100 Hz.
+
+    First (B, 80): share of each harmonic's power that is coherent over the frames, in [0, 1]. Second (B, 20): mean
+    magnitude in each twentieth of a frame, relative to the mean of all.
+    """
+    frames = waveform.unflatten(-1, (-1, AUDIOLDM_HOP))  # (B, frames, 160)
+    spectrum = torch.fft.rfft(frames)[..., 1:]  # (B, frames, 80)
+    coherent = torch.view_as_real(spectrum.mean(1)).square().sum(-1) / (
+        torch.view_as_real(spectrum).square().sum(-1).mean(1) + 1e-6
+    )
+    envelope = frames.abs().unflatten(-1, (20, -1)).mean((1, 3))  # (B, 20)
+    return coherent, envelope / (envelope.mean(-1, keepdim=True) + 1e-5)
+
+
+def comb_loss(output: Tensor, target: Tensor) -> Tensor:
+    """How much more of `output` than of `target` repeats at the frame rate, both (B, samples)."""
+    (coherent, envelope), (natural, natural_envelope) = _frame_comb(output), _frame_comb(target)
+    return F.relu(coherent - natural).mean() + F.relu((envelope - 1).abs() - (natural_envelope - 1).abs()).mean()
+
+
 def vocoder_loss(vae: nn.Module) -> Callable[[nn.Module, dict], Loss]:
-    """Multi-resolution STFT, log-mel and long-term spectrum; part of the input is what the VAE makes of it."""
+    """Multi-resolution STFT, log-mel, long-term spectrum and comb; part of the input is what the VAE makes of it."""
 
     def loss_of(vocoder: nn.Module, batch: dict) -> Loss:
         waveform, log_mel = batch["waveform"], batch["log_mel"]
@@ -251,8 +274,10 @@ def vocoder_loss(vae: nn.Module) -> Callable[[nn.Module, dict], Loss]:
         )
         mel = F.l1_loss(audioldm_log_mel(output), log_mel)
         long_term = F.l1_loss(_long_term(output), _long_term(waveform))
-        loss = stft + 2 * mel + 0.5 * long_term
-        return loss, {"stft": stft.item(), "mel": mel.item(), "long_term": long_term.item()}
+        repeated = comb_loss(output, waveform)
+        loss = stft + 2 * mel + 0.5 * long_term + 4 * repeated
+        parts = {"stft": stft, "mel": mel, "long_term": long_term, "comb": repeated}
+        return loss, {key: value.item() for key, value in parts.items()}
 
     return loss_of
 
@@ -282,7 +307,7 @@ class Latents(Dataset):
             deviations.append(posterior.std.half())
             words += batch["words"]
         temporary = path.with_suffix(f".{os.getpid()}")
-        tensors = {"mean": torch.cat(means), "std": torch.cat(deviations)}
+        tensors = {"mean": torch.cat(means).contiguous(), "std": torch.cat(deviations).contiguous()}
         save_file(tensors, temporary, {"words": json.dumps(words)})
         temporary.replace(path)
         log.info("latents: part %d of %d", part + 1, LATENT_PARTS)
@@ -339,8 +364,8 @@ def whiten(vae: nn.Module, batches: Iterator[dict]) -> None:
     post.weight *= deviation[None, :, None, None]
 
 
-def train(work: Path, checkpoint: Path, workers: int = 1) -> None:
-    """All steps, each from its saved state in `work`; then the pipeline in fp16, into `checkpoint`."""
+def train(work: Path, checkpoint: Path, last: str = "unet", workers: int = 1) -> None:
+    """All steps up to `last`, each from its saved state in `work`; after "unet" the pipeline, into `checkpoint`."""
     work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(SEED)
     if not (work / "tokenizer").is_dir():
@@ -359,6 +384,8 @@ def train(work: Path, checkpoint: Path, workers: int = 1) -> None:
     vocoder = architecture.vocoder(torch.cat([statistics[STATISTICS + number]["log_mel"] for number in range(8)]))
     clips = SynthesisedClips("vocoder", FRAMES // 2, 0.4)
     vocoder = fit("vocoder", vocoder, clips, vocoder_loss(vae), work, workers)
+    if last == "vocoder":
+        return
     scheduler = architecture.scheduler()
 
     def embed(captions: list[str]) -> Tensor:
@@ -377,9 +404,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=store, help=f"folder of the training states (default {store})")
     parser.add_argument("--checkpoint", type=Path, default=store / "checkpoint", help="folder of the finished pipeline")
+    parser.add_argument("--last", choices=["vocoder", "unet"], default="unet", help="step to stop after (default unet)")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    train(options.work, options.checkpoint)
+    train(options.work, options.checkpoint, options.last)
 
 
 if __name__ == "__main__":
