@@ -244,10 +244,16 @@ class Detector:
 
     def window_scores(self, outputs: Outputs, identity: str, backend: str) -> np.ndarray:
         """Scores (n,) of a recording's windows as ones of `identity` ("fan/id_00"); the recording's is their mean."""
+        return self.score_outputs(outputs.embeddings, outputs.logits, identity, backend)
+
+    def score_outputs(self, embeddings: np.ndarray, logits: np.ndarray, identity: str, backend: str) -> np.ndarray:
+        self.check_backend(backend)
+        return self.backends[backend].score(embeddings, logits, np.full(len(logits), self.identities.index(identity)))
+
+    def check_backend(self, backend: str) -> None:
+        """Raises ValueError, with the known ones, when there is no such back-end."""
         if backend not in self.backends:
             raise ValueError(f"back-end {backend!r} is unknown: {', '.join(self.backends)}")
-        numbers = np.full(len(outputs.starts), self.identities.index(identity))
-        return self.backends[backend].score(outputs.embeddings, outputs.logits, numbers)
 
     def judge(self, log_mel: np.ndarray, machine_type: str, machine_id: str, backend: str | None = None) -> Verdict:
         """Judge a log-mel spectrogram (frames, mels) in dB, made by the detector's front end."""

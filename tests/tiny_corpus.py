@@ -2,8 +2,10 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 
 from audio.clips import digest, read_clip, write_clip
@@ -12,6 +14,9 @@ from audio.logmel import LogMelSettings, log_mel
 from audio.manifest import write_manifest
 from model.checkpoints import save_model
 from model.network import RCMAE, IdentityClassifier, NetworkConfig
+from stages import score
+from stages.params import read
+from tests.conftest import ROOT
 
 SETTINGS = LogMelSettings(n_mels=32)
 SIZES = NetworkConfig(
@@ -62,4 +67,14 @@ def make(root: Path, training: int = 6, test: int = 4) -> Path:
     save_model(root / "data" / "pretrained", pretrained, front_end)
     classifier = IdentityClassifier.from_pretrained(pretrained, len(MACHINES))
     save_model(root / "data" / "finetuned", classifier, front_end | {"identities": list(MACHINES)})
+    return root
+
+
+def make_scored(root: Path) -> Path:
+    """The corpus of `make`, and what the score stage writes for it: data/scores, data/detector and metrics."""
+    group = read(ROOT / "params.yaml").score
+    small = {"bootstrap": 100, "autoencoder_epochs": 1, "autoencoder_vectors": 256, "window_hop": 20}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RCMAE_STORE", str(root / "store"))
+        score.run(SimpleNamespace(seed=0, score=group.model_copy(update=small)), make(root))
     return root

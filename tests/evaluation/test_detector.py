@@ -5,7 +5,6 @@ import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import chdir
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,26 +15,7 @@ import torch
 import evaluation.detector
 from audio.clips import read_clip
 from evaluation.detector import FILES, Detector, window_starts
-from stages import score
-from stages.params import read
-from tests.conftest import ROOT
-from tests.tiny_corpus import make, sound
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("detector")
-    small = {"bootstrap": 100, "autoencoder_epochs": 1, "autoencoder_vectors": 256, "window_hop": 20}
-    group = read(ROOT / "params.yaml").score.model_copy(update=small)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RCMAE_STORE", str(root / "store"))
-        score.run(SimpleNamespace(seed=0, score=group), make(root))
-    return root
-
-
-@pytest.fixture(scope="module")
-def detector(root):
-    return Detector.load(root / "data" / "detector")
+from tests.tiny_corpus import sound
 
 
 @pytest.fixture(scope="module")
