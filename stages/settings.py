@@ -51,8 +51,7 @@ def _comments(path: Path) -> dict[str, str]:
     for line in path.read_text(encoding="utf-8").splitlines():
         if match := _COMMENT.match(line):
             indent, key, comment = match.groups()
-            if not indent and line.rstrip().endswith(":"):
-                group = key
+            group = group if indent else key
             found[f"{group}.{key}" if indent else key] = comment or ""
     return found
 
