@@ -26,5 +26,6 @@ for weight in lambda_con lambda_vcr lambda_mae; do
 done
 # shellcheck disable=SC2086 # the seeds are words
 python -m experiments.table --figure auc --seeds $seeds --experiments "${names[@]}"
+echo
 # shellcheck disable=SC2086
 python -m experiments.table --figure pauc --seeds $seeds --experiments "${names[@]}"

@@ -28,7 +28,7 @@ class Run:
     embeddings: dict[str, np.ndarray]  # clip (N,), pretrained (N, width), finetuned (N, width), logits (N, identities)
     norm_pix: bool  # whether the pretrained network was trained to predict standardised patches
     masks: tuple[float, float]  # longest time and frequency mask of a masked view, shares
-    curves: dict[str, pd.DataFrame]  # of training, by stage: a column step or epoch, and one per curve
+    curves: dict[str, pd.DataFrame]  # of training, by stage: a row per epoch, a column epoch, and one per curve
     published: pd.DataFrame
     settings: list[dict]  # of params: key, value, meaning, paper (what it says), full (of the full-size run), differs
     facts: dict[str, str]  # seed, versions, machine

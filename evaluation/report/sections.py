@@ -15,9 +15,10 @@ from evaluation.report.run import Run
 from evaluation.report.sound import Picture, audible_gain, in_words, picture, player, salient
 from model.batches import mask_time_and_frequency
 
-REPEATS = 16  # random masks of a clip whose surprising places are shown
-NORMALS = 4  # training clips of the same machine that say what error is usual
+REPEATS = 12  # random masks of a clip whose surprising places are shown
+NORMALS = 3  # training clips of the same machine that say what error is usual
 MOST_POINTS = 1500  # of a t-SNE
+MOST_EXACT = 250  # of an exact one
 FEWEST_POINTS = 5  # below that a t-SNE shows nothing
 VIEWS = 3  # of a clip in the gallery
 MOST_FLAGGED = 20  # files named
@@ -304,12 +305,13 @@ def confusion(run: Run) -> dict:
 
 
 def curves(run: Run) -> list[dict]:
-    """Training curves of each stage."""
+    """Training curves of each stage, the loss itself first."""
     found = []
     for stage, table in run.curves.items():
-        lines = {name: table[name].to_numpy(float) for name in table.columns[1:]}
+        steps, *names = sorted(table.columns, key=lambda name: (name != "epoch", name != "loss", name))
+        lines = {name.replace("_", " "): table[name].to_numpy(float) for name in names}
         if len(table) and lines:
-            figure = plots.curves(table.iloc[:, 0].to_numpy(float), lines, table.columns[0])
+            figure = plots.curves(table[steps].to_numpy(float), lines, steps)
             found.append({"name": stage, "svg": plots.svg(figure, f"{stage}: {', '.join(lines)}")})
     return found
 
@@ -383,4 +385,7 @@ def _range(*spectrograms: np.ndarray) -> tuple[float, float]:
 def _tsne(values: np.ndarray, seed: int) -> np.ndarray:
     # below 3 times the perplexity there are too few neighbours
     perplexity = min(30.0, max((len(values) - 1) / 3, 1.0))
-    return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(values.astype(np.float32))
+    # threads cost more than they bring on few points, and the exact gradient needs none
+    method = "exact" if len(values) <= MOST_EXACT else "barnes_hut"
+    mapped = TSNE(perplexity=perplexity, init="pca", method=method, random_state=seed)
+    return mapped.fit_transform(values.astype(np.float32))

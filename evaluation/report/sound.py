@@ -60,7 +60,7 @@ def picture(
         if value >= 500
     ]
     length = frames * settings.hop_length / settings.sample_rate
-    step = next((step for step in (1, 2, 5, 10, 30, 60, 300) if length / step <= 6), 600)
+    step = next((step for step in (1, 2, 5, 10, 30, 60, 300) if length / step <= 4), 600)
     seconds = [(second / length * 100, f"{second:g} s") for second in np.arange(0, length + 1e-9, step)]
     png = base64.b64encode(spectrogram_png(values, low, high, colours)).decode()
     outlined = [
