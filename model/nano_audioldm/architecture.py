@@ -133,10 +133,13 @@ def save(
     scheduler: DDIMScheduler,
     vocoder: SpeechT5HifiGan,
 ) -> None:
-    """Write the pipeline in diffusers format, weights in fp16, replacing `folder` whole."""
+    """Write the pipeline in diffusers format, weights in fp16 that load as fp32, replacing `folder` whole."""
     pipeline = AudioLDMPipeline(vae, text_encoder, tokenizer, unet, scheduler, vocoder).to(torch.float16)
     temporary = folder.with_name(folder.name + ".partial")
     shutil.rmtree(temporary, ignore_errors=True)
     pipeline.save_pretrained(temporary, safe_serialization=True)
+    for name in ("text_encoder", "vocoder"):  # the stock pipeline loads these two in the dtype that they name
+        config = temporary / name / "config.json"
+        config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
     shutil.rmtree(folder, ignore_errors=True)
     temporary.replace(folder)

@@ -207,18 +207,21 @@ def evaluate(checkpoint: Path, clips: Path, seeds: Sequence[int], per_family: in
     pipeline = AudioLDMPipeline.from_pretrained(checkpoint)
     pipeline.set_progress_bar_config(disable=True)
     forest, result["recogniser_accuracy"] = recogniser(np.random.default_rng(99), round(5.12 * SAMPLE_RATE))
+
+    def keep(key: str, value: object) -> None:
+        result[key].append(value)
+        log.info("seed %d, %s: %s", seed, key, value)
+
     for seed in seeds:
         rng = np.random.default_rng([seed, 0])
         waveforms = [read_clip(files[i]) for i in rng.choice(len(files), CLIPS, replace=False)]
         prompts = [caption(rng, str(rng.choice(list(FAMILIES)))) for _ in waveforms]
-        result["round_trip_db"].append(
-            float(np.mean([log_mel_error(round_trip(diffusion, waveform), waveform) for waveform in waveforms]))
-        )
-        result["steering"].append(steering(diffusion, waveforms, seed))
+        errors = [log_mel_error(round_trip(diffusion, waveform), waveform) for waveform in waveforms]
+        keep("round_trip_db", float(np.mean(errors)))
+        keep("steering", steering(diffusion, waveforms, seed))
         for t0 in (0.3, 0.5):
-            result[f"identity_{t0}"].append(identity(diffusion, waveforms, seed, t0, prompts))
-        result["generation"].append(generation(pipeline, forest, seed, per_family))
-        log.info("seed %d: %s", seed, {key: value[-1] for key, value in result.items() if isinstance(value, list)})
+            keep(f"identity_{t0}", identity(diffusion, waveforms, seed, t0, prompts))
+        keep("generation", generation(pipeline, forest, seed, per_family))
     rng = np.random.default_rng(7)
     broadband = [0.1 * noise_floor(rng, 160_000).astype(np.float32) for _ in range(12)]
     result["comb_source"] = comb(broadband)

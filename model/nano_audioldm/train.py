@@ -2,7 +2,7 @@
 
     python -m model.nano_audioldm.train [--work FOLDER] [--checkpoint FOLDER]
 
-Steps: tokenizer and text encoder, VAE, vocoder, a bank of latents, U-Net, export. Each writes its state every few
+Steps: tokenizer and text encoder, VAE, a bank of latents, U-Net, vocoder, export. Each writes its state every few
 minutes and is resumed by the same command; every batch and every random number depends on the step's number alone. No
 recording is used.
 """
@@ -364,8 +364,8 @@ def whiten(vae: nn.Module, batches: Iterator[dict]) -> None:
     post.weight *= deviation[None, :, None, None]
 
 
-def train(work: Path, checkpoint: Path, last: str = "unet", workers: int = 1) -> None:
-    """All steps up to `last`, each from its saved state in `work`; after "unet" the pipeline, into `checkpoint`."""
+def train(work: Path, checkpoint: Path, workers: int = 1) -> None:
+    """All steps, each from its saved state in `work`; then the pipeline in fp16, into `checkpoint`."""
     work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(SEED)
     if not (work / "tokenizer").is_dir():
@@ -381,11 +381,6 @@ def train(work: Path, checkpoint: Path, last: str = "unet", workers: int = 1) ->
     vae = fit("vae", architecture.vae(), SynthesisedClips("vae", FRAMES, 0.4), vae_loss, work, workers)
     statistics = SynthesisedClips("unet", FRAMES, 1 / 12)
     whiten(vae, (statistics[STATISTICS + number] for number in range(8)))
-    vocoder = architecture.vocoder(torch.cat([statistics[STATISTICS + number]["log_mel"] for number in range(8)]))
-    clips = SynthesisedClips("vocoder", FRAMES // 2, 0.4)
-    vocoder = fit("vocoder", vocoder, clips, vocoder_loss(vae), work, workers)
-    if last == "vocoder":
-        return
     scheduler = architecture.scheduler()
 
     def embed(captions: list[str]) -> Tensor:
@@ -393,6 +388,9 @@ def train(work: Path, checkpoint: Path, last: str = "unet", workers: int = 1) ->
 
     latents = Latents(vae, statistics, work, workers)
     unet = fit("unet", architecture.unet(), latents, unet_loss(embed, scheduler.alphas_cumprod), work, workers=0)
+    vocoder = architecture.vocoder(torch.cat([statistics[STATISTICS + number]["log_mel"] for number in range(8)]))
+    clips = SynthesisedClips("vocoder", FRAMES // 2, 0.4)
+    vocoder = fit("vocoder", vocoder, clips, vocoder_loss(vae), work, workers)
     architecture.save(checkpoint, vae, text_encoder, tokenizer, unet, scheduler, vocoder)
     records = {name: json.loads((work / f"{name}.json").read_text()) for name in STEPS}
     (checkpoint / "training.json").write_text(json.dumps({"seed": SEED, "batch": BATCH} | records, indent=1) + "\n")
@@ -404,10 +402,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=store, help=f"folder of the training states (default {store})")
     parser.add_argument("--checkpoint", type=Path, default=store / "checkpoint", help="folder of the finished pipeline")
-    parser.add_argument("--last", choices=["vocoder", "unet"], default="unet", help="step to stop after (default unet)")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    train(options.work, options.checkpoint, options.last)
+    train(options.work, options.checkpoint)
 
 
 if __name__ == "__main__":
