@@ -206,7 +206,8 @@ def score_histogram(normal: np.ndarray, anomalous: np.ndarray, ratio: bool) -> F
         axes.yaxis.get_major_locator().set_params(integer=True, nbins=4)
         if ratio:
             axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(numticks=5))
+            few = together.max() < 30 * together.min()
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=5))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.xaxis.set_minor_locator(NullLocator())
         else:

@@ -1,5 +1,6 @@
 """What every stage does around its `run`: logging, its declared params, one clear line when the input is bad."""
 
+import hashlib
 import json
 import logging
 import os
@@ -8,9 +9,13 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import datetime
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
-from stages.params import Declared, load
+import yaml
+
+from stages.params import Declared, declared_keys, load, read
 from stages.paths import store
 
 
@@ -32,7 +37,7 @@ def main(run: Callable[[Declared], None], stage: str) -> None:
 
 
 def _keep_duration(stage: str, seconds: float) -> None:
-    path = store("durations") / f"{stage}.json"
+    path = duration_file(stage, Path())
     path.parent.mkdir(parents=True, exist_ok=True)
     finished = datetime.now().astimezone().isoformat(timespec="seconds")
     unfinished = path.with_suffix(f".{os.getpid()}")
@@ -42,3 +47,15 @@ def _keep_duration(stage: str, seconds: float) -> None:
         )
     )
     unfinished.replace(path)
+
+
+def duration_file(stage: str, root: Path) -> Path:
+    """Where the wall time of `stage` is kept: under a name of its own for all params of it and of the stages before it.
+
+    `root` is that of the repository. An experiment with other params must not tell how long this one took.
+    """
+    values = read(root / "params.yaml").model_dump()
+    stages = list(yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
+    keys = {key for each in stages[: stages.index(stage) + 1] for key in declared_keys(each, root)}
+    chosen = {key: reduce(getitem, key.split("."), values) for key in sorted(keys)}
+    return store("durations") / f"{stage}-{hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:16]}.json"

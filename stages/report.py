@@ -18,10 +18,10 @@ from evaluation.detector import Detector
 from evaluation.report.page import write_report
 from evaluation.report.published import read_published
 from evaluation.report.run import Run
-from stages.command import main
+from stages.command import duration_file, main
 from stages.curves import read_curves
 from stages.params import Declared, declared_keys
-from stages.paths import AUGMENTED, DETECTOR, FEATURES, METRICS, PROMPTS, RAW, REPORT, SCORES, store
+from stages.paths import AUGMENTED, DETECTOR, FEATURES, METRICS, PROMPTS, RAW, REPORT, SCORES
 from stages.settings import settings
 
 STAGES = ("download", "prompt-generation", "diffusion-augment", "logmel-feature", "pretrain", "finetune", "score")
@@ -109,7 +109,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _durations() -> list[tuple[str, float, str]]:
-    paths = {stage: store("durations") / f"{stage}.json" for stage in STAGES}
+    paths = {stage: duration_file(stage, Path()) for stage in STAGES}
     kept = {stage: json.loads(path.read_text(encoding="utf-8")) for stage, path in paths.items() if path.is_file()}
     return [(stage, one["seconds"], one["finished"][:16].replace("T", " ")) for stage, one in kept.items()]
 

@@ -43,12 +43,17 @@ class Machines:
         return max(self.references, key=self.references.get)
 
     @property
+    def lead(self) -> float:
+        """AUC above the best reference's, to the two digits that the page shows."""
+        return round(self.auc, 2) - round(self.references[self.best_reference], 2)
+
+    @property
     def verdict(self) -> tuple[str, str]:
         """A class of the style sheet and what to say: measured against guessing, the references and 0.9."""
         if self.low <= 0.5:
             return "bad", "maybe guessing"
-        if self.auc <= self.references[self.best_reference]:
-            return "doubt", "reference is better"
+        if self.lead <= 0:
+            return "doubt", "simple is better" if self.lead < 0 else "simple as good"
         return ("good", "well watched") if self.low >= 0.9 else ("doubt", "partly watched")
 
 
@@ -119,9 +124,10 @@ def sentence(average: Machines) -> str:
     reference = average.references[average.best_reference]
     if average.low <= 0.5:
         return f"{told}: not shown to be better than guessing."
-    if average.auc > reference:
+    if average.lead > 0:
         return f"{told}. The best simple method, {average.best_reference}, manages {reference * 100:.0f}."
-    return f"{told}. A simple method, {average.best_reference}, does as well or better: {reference * 100:.0f}."
+    does = "does better" if average.lead < 0 else "does as well"
+    return f"{told}. A simple method, {average.best_reference}, {does}: {reference * 100:.0f}."
 
 
 def details(average: Machines, types: list[Machines]) -> str:
@@ -130,7 +136,7 @@ def details(average: Machines, types: list[Machines]) -> str:
     if len(types) > 1:
         best, worst = max(types, key=lambda one: one.auc), min(types, key=lambda one: one.auc)
         told += f" Best watched is {best.name} ({best.auc * 100:.0f}), worst {worst.name} ({worst.auc * 100:.0f})."
-        ahead = [one.name for one in types if one.auc > one.references[one.best_reference]]
+        ahead = [one.name for one in types if one.lead > 0]
         told += f" The model is ahead of every simple method on {len(ahead)} of {len(types)} machine types"
         told += f" ({', '.join(ahead)})." if ahead else "."
     alarm = f"{average.caught * 100:.0f} % of the anomalous recordings raise an alarm"

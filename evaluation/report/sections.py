@@ -28,6 +28,7 @@ FLAGS = {
     "silent": "are silent",
     "clipped": "are clipped",
 }
+OUTPUTS = {"vocoder": "vocoder (the paper's)", "source_phase": "phase of the source"}
 RECONSTRUCTIONS = 3
 
 
@@ -41,7 +42,7 @@ def sections(run: Run) -> dict:
     average, *types = by_type(test, run.summary, alarms)
     machines = by_machine(test, run.summary, alarms, run.resamples, run.seed)
     return {
-        "title": "Are the machines all right?",
+        "title": "Would it hear a faulty machine?",
         "headline": NAMES[run.backend],
         "sentence": sentence(average),
         "own": said["figures"],
@@ -53,6 +54,7 @@ def sections(run: Run) -> dict:
             plots.watched([_row(one) for one in (average, *types)], list(average.references)),
             "AUC with 95 % interval: " + "; ".join(f"{one.name} {one.auc:.2f}" for one in (average, *types)),
         ),
+        "quantile": run.detector.settings.threshold_quantile,
         "corpus": corpus(run),
         "norm_pix": run.norm_pix,
         "systems": systems(run.summary, types),
@@ -179,6 +181,7 @@ def anomalous(run: Run, test: pd.DataFrame, limits: pd.Series) -> list[dict]:
         gain = audible_gain(*sounds)
         low, high = _range(spectrogram, reference)
         excess = _excess(run, row.clip, training["clip"].head(NORMALS).tolist())
+        most = float(np.quantile(excess, 0.995))
         config = run.detector.pretrained.config
         boxes = salient(excess, (config.patch_frames, config.patch_mels))
         found.append(
@@ -195,7 +198,8 @@ def anomalous(run: Run, test: pd.DataFrame, limits: pd.Series) -> list[dict]:
                 "player": player(sounds[0], gain),
                 "picture": picture(spectrogram, run.features.settings, low, high, boxes=boxes),
                 "places": [in_words(box, run.features.settings) for box in boxes],
-                "surprise": picture(excess, run.features.settings, 0.0, float(np.quantile(excess, 0.995)), "viridis"),
+                "surprise": picture(excess, run.features.settings, 0.0, most, "viridis"),
+                "most": most,
                 "usual": usual,
                 "usual_player": player(sounds[1], gain),
                 "usual_picture": _picture(run, reference, low, high),
@@ -261,6 +265,11 @@ def audited(run: Run) -> dict | None:
         "distance": used["distance_db"].mean(),
         "shift": used["centroid_shift_hz"].mean(),
         "flags": {meaning: int(used[flag].sum()) for flag, meaning in FLAGS.items()},
+        "outputs": [
+            {"name": OUTPUTS[name], "clips": len(own), "lost": int(own["lost"].sum())}
+            | own[["correlation", "distance_db", "centroid_shift_hz"]].mean().to_dict()
+            for name, own in run.audit[run.audit.duplicated(["clip", "view"], keep=False)].groupby("output")
+        ],
         "flagged": flagged["file"].head(MOST_FLAGGED).tolist(),
     }
 
@@ -305,14 +314,16 @@ def confusion(run: Run) -> dict:
 
 
 def curves(run: Run) -> list[dict]:
-    """Training curves of each stage, the loss itself first."""
+    """Training curves of each stage, the loss itself first; what stayed the same throughout is told in words."""
     found = []
     for stage, table in run.curves.items():
         steps, *names = sorted(table.columns, key=lambda name: (name != "epoch", name != "loss", name))
-        lines = {name.replace("_", " "): table[name].to_numpy(float) for name in names}
+        same = {name: table[name].iloc[0] for name in names if len(table) > 1 and table[name].nunique() == 1}
+        lines = {name.replace("_", " "): table[name].to_numpy(float) for name in names if name not in same}
         if len(table) and lines:
             figure = plots.curves(table[steps].to_numpy(float), lines, steps)
-            found.append({"name": stage, "svg": plots.svg(figure, f"{stage}: {', '.join(lines)}")})
+            told = [f"{name.replace('_', ' ')} {value:g} throughout" for name, value in same.items()]
+            found.append({"name": stage, "svg": plots.svg(figure, f"{stage}: {', '.join(lines)}"), "same": told})
     return found
 
 

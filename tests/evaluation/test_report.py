@@ -28,7 +28,8 @@ def machines(auc: float, low: float, reference: float, name: str = "fan") -> ans
     [
         (0.95, 0.91, 0.8, "well watched", "neighbour, manages 80"),
         (0.95, 0.85, 0.8, "partly watched", "neighbour, manages 80"),
-        (0.95, 0.91, 0.95, "reference is better", "neighbour, does as well or better: 95"),
+        (0.951, 0.91, 0.949, "simple as good", "neighbour, does as well: 95"),  # as the page rounds them
+        (0.95, 0.91, 0.97, "simple is better", "neighbour, does better: 97"),
         (0.7, 0.5, 0.6, "maybe guessing", "not shown to be better than guessing"),
     ],
 )
