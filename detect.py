@@ -64,6 +64,9 @@ def main(values: list[str] | None = None) -> int:
         if chosen.backend is not None:
             detector.check_backend(chosen.backend)
         judge = Judge(detector, chosen.machine, chosen.id, chosen.backend, chosen.channel)
+        for written in filter(None, (chosen.explain, chosen.export)):  # before the work that it is to hold
+            if not written.parent.is_dir():
+                raise FileNotFoundError(f"{written}: no such folder to write to")
         if chosen.watch is not None:
             return follow(judge, chosen.watch, chosen.record or chosen.watch / "verdicts.csv", chosen.json)
         if chosen.serve:
@@ -111,6 +114,8 @@ def from_stdin(judge: Judge, picture: Path | None) -> Judgement:
 
 
 def follow(judge: Judge, folder: Path, record: Path, as_json: bool) -> int:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

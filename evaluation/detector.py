@@ -296,7 +296,7 @@ class Detector:
             for name, backend in self.backends.items()
             for key, array in backend.arrays().items()
         }
-        safetensors.numpy.save_file(arrays, partial / "backends.safetensors")
+        (partial / "backends.safetensors").write_bytes(safetensors.numpy.save(arrays))  # save_file lets only us read it
         about = {
             "format": FORMAT,
             "settings": asdict(self.settings),

@@ -21,11 +21,12 @@ class Judgement:
 
     def line(self) -> str:
         """The judgement in one readable line."""
+        name = "".join(one if one.isprintable() else repr(one)[1:-1] for one in self.file)  # a line break is none here
         if self.verdict is None:
-            return f"{self.file}: not judged: {self.error}"
+            return f"{name}: not judged: {self.error}"
         verdict = self.verdict
         return (
-            f"{self.file}: {verdict.machine_type} {verdict.machine_id} is {_word(verdict).upper()}: score "
+            f"{name}: {verdict.machine_type} {verdict.machine_id} is {_word(verdict).upper()}: score "
             f"{verdict.score:.4g}, threshold {verdict.threshold:.4g}, at or above {verdict.percentile:.0f} % of its "
             f"normal training clips{_times(verdict)}"
         )
@@ -65,7 +66,9 @@ class Judge:
         """Judge the file at `path`; `name` is what it is called in the judgement. Never raises for a bad file."""
         name = name or str(path)
         try:
-            if not path.is_file():
+            if path.is_dir():
+                raise ValueError("no WAV or FLAC file in this folder")
+            if not path.exists():
                 raise ValueError("no such file")
             machine = self.machine(path)
             return Judgement(name, self.detector.score_file(path, *machine, self.backend, self.channel))
@@ -105,18 +108,9 @@ def machine_id(text: str) -> str:
 
 
 def expand(paths: list[str]) -> Iterator[Path]:
-    """The files that are meant by files and folders; a folder stands for all recordings in it.
-
-    Raises ValueError for a folder without any.
-    """
+    """The files that are meant by files and folders; a folder stands for all recordings in it, or itself if none is."""
     for path in map(Path, paths):
-        if path.is_dir():
-            found = list(recordings(path))
-            if not found:
-                raise ValueError(f"{path}: no WAV or FLAC file in this folder")
-            yield from found
-        else:
-            yield path
+        yield from (path.is_dir() and list(recordings(path))) or [path]
 
 
 def _word(verdict: Verdict) -> str:

@@ -52,6 +52,8 @@ class Record:
         self._lock = FileLock(path.with_name(f".{path.name}.lock"))
 
     def __enter__(self) -> "Record":
+        if not self.path.parent.is_dir():  # which the lock would make
+            raise FileNotFoundError(f"{self.path}: no such folder to write to")
         try:
             self._lock.acquire(timeout=0)
         except Timeout:

@@ -92,7 +92,7 @@ def draw(detector: Detector, log_mel: np.ndarray, verdict: Verdict, path: Path, 
         extent = (begin, end, -0.5, front_end.n_mels - 0.5)
         ticks = _hertz_ticks(detector)
 
-        sound = figure.add_subplot(grid[0, 0], title="sound, dB; outlined: what the model could not account for")
+        sound = figure.add_subplot(grid[0, 0], title="sound, dB; outlined: what the model could account for least")
         image = sound.imshow(reason.spectrogram.T, origin="lower", aspect="auto", extent=extent, cmap="magma")
         smooth = uniform_filter(reason.error, SMOOTHED)  # outlines regions, not single specks
         sound.contour(times, mels, smooth.T, levels=[np.quantile(smooth, OUTLINED)], colors="#7fe3ff", linewidths=0.9)
@@ -137,7 +137,7 @@ def _sentence(verdict: Verdict) -> str:
 def _hertz_ticks(detector: Detector) -> tuple[np.ndarray, list[str]]:
     """Mel bins, and their labels in Hz, for round frequencies within the front end's band."""
     front_end = detector.front_end
-    wanted = np.array([hertz for hertz in (100, 250, 500, 1000, 2000, 4000, 8000) if hertz <= front_end.f_max])
+    wanted = np.array([hertz for hertz in (100, 500, 1000, 2000, 4000, 8000) if hertz <= front_end.f_max])
     wanted = wanted[wanted >= front_end.f_min]
     filters = melscale_fbanks(
         front_end.n_fft // 2 + 1,

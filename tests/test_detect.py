@@ -1,0 +1,249 @@
+"""detect.py as a user runs it: verdicts, exit codes, bad input, the watcher as a process."""
+
+import csv
+import io
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import chdir
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from PIL import Image
+
+import detect
+from audio.clips import read_clip
+from tests.conftest import ROOT
+from tests.tiny_corpus import make_scored
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return make_scored(tmp_path_factory.mktemp("detect"))
+
+
+@pytest.fixture(scope="module")
+def test_clips(root):
+    return root / "data" / "raw" / "fan" / "test"
+
+
+@pytest.fixture
+def run(root, capsys):
+    """Runs detect.py on the trained detector: exit code, lines of stdout, stderr."""
+
+    def run(*values):
+        code = detect.main(["--model", str(root / "data" / "detector"), *map(str, values)])
+        out, err = capsys.readouterr()
+        return code, out.splitlines(), err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "backend", ["negative_log_probability", "nearest_neighbour", "mahalanobis", "gaussian_mixture"]
+)
+def test_all_test_clips_score_as_in_the_table(root, run, backend):
+    """Neither machine nor id is given: folders and names tell them."""
+    code, lines, _ = run(root / "data" / "raw", "--json", "--backend", backend)
+    table = pd.read_csv(root / "data" / "scores" / "scores.csv").set_index("clip")
+    table = table[table["split"] == "test"]
+    found = {
+        Path(one["file"]).relative_to(root / "data" / "raw").with_suffix("").as_posix(): one
+        for one in map(json.loads, lines)
+    }
+    assert code == 0 and set(table.index) < set(found)
+    for clip, row in table.iterrows():
+        assert found[clip]["score"] == pytest.approx(row[backend], abs=1e-6)
+        assert (found[clip]["machine_type"], found[clip]["machine_id"]) == (row["machine_type"], row["machine_id"])
+
+
+def test_the_line_says_it_all(run, test_clips):
+    clip = test_clips / "normal_id_02_00000001.flac"
+    code, (line,), _ = run(clip, "--machine", "fan", "--id", "2")
+    one = json.loads(run(clip, "--machine", "fan", "--id", "id_02", "--json")[1][0])
+    assert code == 0 and line.startswith(f"{clip}: fan id_02 is {one['verdict'].upper()}: score {one['score']:.4g}")
+    assert f"threshold {one['threshold']:.4g}, at or above {one['percentile']:.0f} % of its normal" in line
+    assert f"of {len(one['windows'])} windows above the threshold" in line
+    assert set(one) == {
+        "file", "verdict", "machine_type", "machine_id", "backend", "score", "threshold", "percentile", "anomalous",
+        "seconds", "windows",
+    }  # fmt: skip
+
+
+def recordings_of(run, test_clips, verdict):
+    lines = run(test_clips, "--json")[1]
+    return [one["file"] for one in map(json.loads, lines) if one["verdict"] == verdict]
+
+
+def test_exit_codes(run, test_clips, tmp_path):
+    normal, anomalous = (recordings_of(run, test_clips, verdict)[0] for verdict in ("normal", "anomalous"))
+    assert run(normal, "--fail-on-anomaly")[0] == 0
+    assert run(normal, anomalous, "--fail-on-anomaly")[0] == 1
+    assert run(normal, anomalous)[0] == 0
+    (tmp_path / "fan").mkdir()
+    bad = tmp_path / "fan" / "normal_id_00_00000000.wav"
+    bad.write_bytes(b"no sound")
+    code, lines, err = run(bad, anomalous, "--fail-on-anomaly")
+    assert code == 2 and len(lines) == 1 and err == f"{bad}: not judged: cannot be decoded (Format not recognised)\n"
+    code, lines, _ = run(bad, anomalous, "--json")
+    assert code == 2 and json.loads(lines[0]) == {
+        "file": str(bad),
+        "error": "cannot be decoded (Format not recognised)",
+    }
+
+
+def tone(seconds, peak=0.1):
+    return peak * np.sin(np.arange(int(16000 * seconds)))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("short.wav", tone(0.5), "0.5 s of sound, at least 1 s are needed"),
+        ("silence.wav", tone(2, 0.0), "silent"),
+        ("empty.wav", np.zeros(0), "0 s of sound"),
+        ("missing.wav", None, "no such file"),
+        ("text.wav", "a letter", "cannot be decoded"),
+        ("loud.wav", tone(2, 3.0), "beyond full scale"),
+        ("broken.wav", np.full(32000, np.nan), "not finite"),
+    ],
+)
+def test_bad_recordings_are_one_clear_line(run, tmp_path, name, content, message):
+    path = tmp_path / name
+    if isinstance(content, str):
+        path.write_text(content)
+    elif content is not None:
+        soundfile.write(path, content, 16000, subtype="FLOAT")
+    code, lines, err = run(path, "--machine", "fan", "--id", "00")
+    assert code == 2 and lines == [] and err.count("\n") == 1
+    assert err.startswith(f"{path}: not judged: ") and message in err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--machine", "fan", "--id", "09"], "fan id_09 is unknown. Known: fan id_00 id_02; pump id_00"),
+        (["--machine", "tractor"], "tractor"),
+        (["--machine", "fan"], "which fan is it? Say --id, one of: id_00, id_02"),
+        ([], "which machine is it? Say --machine, one of: fan, pump"),
+    ],
+)
+def test_an_unknown_machine_is_answered_with_the_known_ones(run, tmp_path, options, message):
+    soundfile.write(tmp_path / "a.wav", tone(2), 16000)
+    code, _, err = run(tmp_path / "a.wav", *options)
+    assert code == 2 and message in err
+    assert run(tmp_path / "a.wav", "--machine", "pump")[0] == 0  # there is just one pump
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--backend", "knn", "a.wav"], "'knn' is unknown: negative_log_probability, nearest_neighbour"),
+        (["--model", "nowhere", "a.wav"], "nowhere holds no detector"),
+        (["--watch", "nowhere"], "nowhere: no such folder"),
+        (["--watch", ".", "--record", "nowhere/verdicts.csv"], "nowhere/verdicts.csv: no such folder"),
+        (["--export", "nowhere/model.onnx"], "nowhere/model.onnx: no such folder"),
+        (["a.wav", "--explain", "nowhere/why.png"], "nowhere/why.png: no such folder"),
+    ],
+)
+def test_what_cannot_begin_is_one_line_and_leaves_nothing(run, tmp_path, options, message):
+    with chdir(tmp_path):
+        code, _, err = run(*options)
+    assert code == 2 and message in err and err.startswith("detect.py: ") and err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "options", [[], ["a.wav", "--serve"], ["--watch", "a", "--export", "b"], ["a.wav", "b.wav", "--explain", "c.png"]]
+)
+def test_contradictions_are_usage_errors(run, options):
+    with pytest.raises(SystemExit) as error:
+        run(*options)
+    assert error.value.code == 2
+
+
+def test_an_empty_folder_is_an_error_and_the_others_are_judged(run, test_clips, tmp_path):
+    code, lines, err = run(tmp_path, test_clips / "normal_id_00_00000000.flac")
+    assert code == 2 and len(lines) == 1
+    assert err == f"{tmp_path}: not judged: no WAV or FLAC file in this folder\n"
+
+
+def test_a_strange_name_stays_one_line(run, test_clips, tmp_path):
+    (tmp_path / "fan").mkdir()
+    strange = shutil.copy(test_clips / "normal_id_00_00000000.flac", tmp_path / "fan" / "Lüfter\n.flac")
+    code, lines, _ = run(strange, "--id", "00", "--explain", tmp_path / "why.png")
+    assert code == 0 and len(lines) == 1 and lines[0].startswith(f"{tmp_path}/fan/Lüfter\\n.flac: fan id_00 is")
+
+
+def test_a_recording_from_stdin(run, test_clips, monkeypatch):
+    clip = test_clips / "anomaly_id_00_00000000.flac"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(clip.read_bytes())))
+    code, lines, _ = run("-", "--machine", "fan", "--id", "00", "--json")
+    again = json.loads(run(clip, "--json")[1][0])
+    assert code == 0 and json.loads(lines[0]) == again | {"file": "-"}
+
+
+def test_another_rate_and_channel(run, test_clips, tmp_path):
+    clip = read_clip(test_clips / "anomaly_id_00_00000000.flac")
+    soundfile.write(tmp_path / "two.wav", np.stack([0.5 * clip, clip], 1), 16000, subtype="PCM_24")
+    one, two = (
+        json.loads(run(path, "--machine", "fan", "--id", "00", "--channel", channel, "--json")[1][0])["score"]
+        for path, channel in ((test_clips / "anomaly_id_00_00000000.flac", 0), (tmp_path / "two.wav", 1))
+    )
+    assert one == pytest.approx(two, abs=1e-6)
+    assert "no channel 2" in run(tmp_path / "two.wav", "--machine", "fan", "--id", "00", "--channel", 2)[2]
+
+
+def test_the_picture_of_why(run, test_clips, tmp_path):
+    clip = test_clips / "anomaly_id_00_00000001.flac"
+    assert run(clip, "--explain", tmp_path / "why.png")[0] == 0
+    pixels = np.asarray(Image.open(tmp_path / "why.png").convert("L"))
+    assert pixels.shape[0] > 500 and pixels.std() > 20
+
+
+def test_a_moved_detector_needs_nothing_of_the_repository(root, test_clips, tmp_path):
+    moved = shutil.copytree(root / "data" / "detector", tmp_path / "elsewhere")
+    command = [
+        sys.executable,
+        ROOT / "detect.py",
+        "--model",
+        moved,
+        test_clips / "normal_id_00_00000000.flac",
+        "--json",
+    ]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0 and "score" in json.loads(run.stdout)
+
+
+def test_the_watcher_survives_a_stop_and_judges_each_recording_once(root, test_clips, tmp_path):
+    incoming = tmp_path / "fan"
+    incoming.mkdir()
+    command = [sys.executable, "detect.py", "--watch", incoming, "--model", root / "data" / "detector"]
+
+    def watch_until(count):
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+            until = time.monotonic() + 60
+            while time.monotonic() < until and len(rows()) < count:
+                time.sleep(0.1)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(15) == 0
+
+    def rows():
+        path = incoming / "verdicts.csv"
+        return list(csv.DictReader(path.open(encoding="utf-8"))) if path.is_file() else []
+
+    shutil.copy(test_clips / "normal_id_00_00000000.flac", incoming)
+    (incoming / "normal_id_00_00000009.wav").write_bytes(b"no sound")
+    watch_until(2)
+    shutil.copy(test_clips / "anomaly_id_02_00000000.flac", incoming)
+    watch_until(3)
+    first, second, third = rows()
+    assert first["verdict"] in ("normal", "anomalous") and float(first["score"]) >= 0 and first["error"] == ""
+    assert second["verdict"] == "" and "cannot be decoded" in second["error"]
+    assert third["file"] == "anomaly_id_02_00000000.flac" and third["machine_id"] == "id_02"
