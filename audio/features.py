@@ -16,6 +16,7 @@ from audio.manifest import COLUMNS
 
 KINDS = ("original", "augmented")
 INDEX_COLUMNS = [*COLUMNS, "kind", "view", "start", "frames"]
+ROWS = 1000  # of the index, written at once
 
 
 class Features:
@@ -69,7 +70,7 @@ class FeatureWriter:
     def __init__(self, folder: Path, settings: LogMelSettings):
         self._folder, self._settings = folder, settings
         self._partial = folder.with_name(folder.name + ".partial")
-        self._index: list[dict] = []
+        self._rows: list[dict] = []  # of the index, not yet written
         self._written = dict.fromkeys(KINDS, 0)
         self._count, self._sum, self._squares = 0, 0.0, 0.0
 
@@ -79,6 +80,7 @@ class FeatureWriter:
         self._files = {kind: (self._partial / f"{kind}.npy").open("wb") for kind in KINDS}
         for kind in KINDS:
             self._write_header(kind)
+        self._write_rows(header=True)
         return self
 
     def add(self, clip: dict, kind: str, view: int, spectrogram: np.ndarray) -> None:
@@ -88,7 +90,9 @@ class FeatureWriter:
             raise ValueError(f"{clip['clip']}: shape {stored.shape} is not (frames, {self._settings.n_mels})")
         stored.tofile(self._files[kind])
         place = {"kind": kind, "view": view, "start": self._written[kind], "frames": len(stored)}
-        self._index.append(clip | place)
+        self._rows.append(clip | place)
+        if len(self._rows) == ROWS:
+            self._write_rows()
         self._written[kind] += len(stored)
         if kind == "original" and clip["split"] == "train" and clip["condition"] == "normal":
             values = stored.astype(np.float64)
@@ -102,7 +106,8 @@ class FeatureWriter:
                 with file:
                     self._write_header(kind)
             if exception is None:
-                self._write_index()
+                self._write_rows()
+                self._write_stats()
                 shutil.rmtree(self._folder, ignore_errors=True)
                 self._partial.replace(self._folder)
         finally:
@@ -117,12 +122,15 @@ class FeatureWriter:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
         file.seek(max(end, file.tell()))
 
-    def _write_index(self) -> None:
+    def _write_rows(self, header: bool = False) -> None:
+        rows = pd.DataFrame(self._rows, columns=INDEX_COLUMNS)
+        rows.to_csv(self._partial / "index.csv", mode="a", header=header, index=False, lineterminator="\n")
+        self._rows = []
+
+    def _write_stats(self) -> None:
         if not self._count:
             raise ValueError("no training normals among the spectrograms")
         mean = self._sum / self._count
         std = max(self._squares / self._count - mean**2, 0.0) ** 0.5
-        index = pd.DataFrame(self._index, columns=INDEX_COLUMNS)
-        index.to_csv(self._partial / "index.csv", index=False, lineterminator="\n")
         stats = {"mean": mean, "std": std, "settings": asdict(self._settings)}
         (self._partial / "stats.json").write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")

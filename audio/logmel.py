@@ -8,7 +8,8 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torchaudio.transforms import MelSpectrogram
+from torchaudio.functional import melscale_fbanks
+from torchaudio.transforms import MelSpectrogram, Spectrogram
 
 
 @dataclass(frozen=True)
@@ -29,20 +30,36 @@ class LogMelSettings:
 
 
 @lru_cache(maxsize=8)
-def _mel_power(settings: LogMelSettings) -> MelSpectrogram:
-    return MelSpectrogram(
-        sample_rate=settings.sample_rate,
-        n_fft=settings.n_fft,
-        hop_length=settings.hop_length,
+def _stft(settings: LogMelSettings) -> Spectrogram:
+    return Spectrogram(
+        n_fft=settings.n_fft, hop_length=settings.hop_length, power=None, center=True, pad_mode="reflect"
+    )
+
+
+BAND = 16  # mel filters multiplied at once: few enough that most bins lie outside all of them and are left out
+
+
+@lru_cache(maxsize=8)
+def _mel_bands(settings: LogMelSettings) -> list[tuple[slice, Tensor]]:
+    """The mel filters of BAND neighbours at a time: the bins they cover, and their weights (2 bins, BAND).
+
+    A bin counts twice, for its real and its imaginary part.
+    """
+    filters = melscale_fbanks(
+        n_freqs=settings.n_fft // 2 + 1,
         f_min=settings.f_min,
         f_max=settings.f_max,
         n_mels=settings.n_mels,
-        power=2.0,
-        center=True,
-        pad_mode="reflect",
+        sample_rate=settings.sample_rate,
         norm="slaney",
         mel_scale="slaney",
-    )
+    ).repeat_interleave(2, dim=0)  # (2 bins, n_mels)
+    bands = []
+    for weights in filters.split(BAND, dim=1):
+        covered = weights.any(dim=1).nonzero()
+        first, last = (int(covered[0]), int(covered[-1]) + 1) if len(covered) else (0, 0)
+        bands.append((slice(first, last), weights[first:last].contiguous()))
+    return bands
 
 
 def log_mel(waveform: Tensor, settings: LogMelSettings) -> Tensor:
@@ -50,8 +67,10 @@ def log_mel(waveform: Tensor, settings: LogMelSettings) -> Tensor:
 
     `waveform` has shape (..., samples), full scale 1; the result has shape (..., frames, n_mels), float32.
     """
-    mel = _mel_power(settings)(waveform.float())  # (..., n_mels, frames)
-    return 10.0 * mel.clamp(min=settings.amin).log10().transpose(-1, -2)
+    spectrum = torch.view_as_real(_stft(settings)(waveform.float()).transpose(-1, -2))  # (..., frames, bins, 2)
+    squares = spectrum.flatten(-2).square()  # (..., frames, 2 bins); a bin's power is the sum of its two
+    mel = torch.cat([squares[..., bins] @ weights for bins, weights in _mel_bands(settings)], dim=-1)
+    return 10.0 * mel.clamp(min=settings.amin).log10()
 
 
 AUDIOLDM_SAMPLES = 163_840  # 10.24 s at 16 kHz, the length AudioLDM works on

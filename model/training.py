@@ -3,11 +3,9 @@
 A run is exact: with the same seed, resumed or not, it ends with bit-identical weights on the same machine.
 """
 
-import ctypes
 import logging
 import math
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +17,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from audio.memory import keep_freed_memory
 from model.batches import Share, prefetched
 from model.checkpoints import load_state, restore, save_state, training_state
 from model.devices import launch
@@ -57,24 +56,13 @@ def make_fabric(precision: str) -> Fabric:
         precision = "bf16-mixed" if native_bf16() else "32-true"
     fabric = launch(precision)
     if fabric.device.type == "cpu":
-        _keep_freed_memory()
+        keep_freed_memory()
     if fabric.device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
     if fabric.is_global_zero:
         log.info("training on %d x %s, %s", fabric.world_size, fabric.device.type, precision)
     return fabric
-
-
-def _keep_freed_memory() -> None:
-    """Make glibc reuse the memory of large tensors: by default it goes back to the system and is cleared, every step.
-
-    Fine-tuning at the embedded size takes 1.6 times as long without it.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def native_bf16() -> bool:

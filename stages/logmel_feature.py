@@ -5,7 +5,6 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 import torchaudio
@@ -17,34 +16,54 @@ from audio.clips import read_clip
 from audio.features import FeatureWriter
 from audio.logmel import LogMelSettings, log_mel
 from audio.manifest import read_manifest
+from audio.memory import keep_freed_memory
 from stages.command import main
 from stages.params import Declared
 from stages.paths import AUGMENTED, FEATURES, RAW, store
-from stages.store import Store, key_of
+from stages.segments import Segments
+from stages.store import key_of
+
+BATCH = 32  # clips that a process computes, and the store keeps, at once: all that a killed run loses
 
 
-class Spectrograms(Dataset):
-    """Log-mel spectrograms (dB, float16, shape (frames, mels)) of audio files, made once and then taken from `store`.
+class Batches(Dataset):
+    """Batches of the files at `paths`: where `segments` keeps the spectrogram of each, made if it was not there.
 
-    An entry's key covers the audio, the settings, the code of the front end and the version of torchaudio.
+    A key is the hash of the file.
     """
 
-    def __init__(self, paths: list[Path], settings: LogMelSettings, entries: Store):
-        self.paths, self.settings, self.entries = paths, settings, entries
-        self.code = hashlib.sha256(Path(audio.logmel.__file__).read_bytes()).hexdigest()
+    def __init__(self, paths: list[Path], settings: LogMelSettings, segments: Segments):
+        self.paths, self.settings, self.segments = paths, settings, segments
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return -(-len(self.paths) // BATCH)
 
-    def __getitem__(self, item: int) -> np.ndarray:
-        content = hashlib.sha256(self.paths[item].read_bytes()).hexdigest()
-        versions = {"code": self.code, "torchaudio": torchaudio.__version__}
-        key = key_of(audio=content, settings=asdict(self.settings), **versions)
-        with self.entries.put(key, ".npy") as path:
-            if path:
-                waveform = torch.from_numpy(read_clip(self.paths[item], sample_rate=self.settings.sample_rate))
-                np.save(path, log_mel(waveform, self.settings).numpy().astype(np.float16))
-        return np.load(self.entries.path(key, ".npy"))
+    def __getitem__(self, batch: int) -> list[tuple[str, str]] | ValueError | OSError:
+        """Segment and key of each. A bad file's error is given back: raised here, it would come as a page of text."""
+        try:
+            places, made = [], {}
+            for path in self.paths[batch * BATCH : (batch + 1) * BATCH]:
+                key = hashlib.sha256(path.read_bytes()).hexdigest()
+                segment = self.segments.find(key)
+                if segment is None and key not in made:
+                    waveform = torch.from_numpy(read_clip(path, sample_rate=self.settings.sample_rate))
+                    made[key] = log_mel(waveform, self.settings).half().numpy()
+                places.append((segment, key))
+            new = self.segments.add(made) if made else ""
+            return [(segment or new, key) for segment, key in places]
+        except (ValueError, OSError) as error:
+            return error
+
+
+def listed(raw: Path, augmented: Path) -> pd.DataFrame:
+    """All files: the manifest's columns, kind, view, and the file's path."""
+    clips = read_manifest(raw / "manifest.csv")
+    views = pd.read_csv(augmented / "manifest.csv", usecols=["clip", "view"], dtype={"clip": str, "view": int})
+    sources = clips.set_index("clip", drop=False).loc[views["clip"]].reset_index(drop=True)
+    original = clips.assign(kind="original", view=0, path=[raw / f"{clip}.flac" for clip in clips["clip"]])
+    names = views["clip"] + "_" + views["view"].astype(str)
+    made = sources.assign(kind="augmented", view=views["view"], path=[augmented / f"{name}.flac" for name in names])
+    return pd.concat([original, made] if len(made) else [original], ignore_index=True)
 
 
 def run(
@@ -56,20 +75,21 @@ def run(
 ) -> None:
     """Write the feature store `out` of the clips in `raw` and `augmented`."""
     settings = LogMelSettings(**params.logmel.model_dump())
-    clips = read_manifest(raw / "manifest.csv").to_dict("records")
-    by_name = {clip["clip"]: clip for clip in clips}
-    views = pd.read_csv(augmented / "manifest.csv", usecols=["clip", "view"], dtype={"clip": str, "view": int})
-    jobs = [(clip, "original", 0, raw / f"{clip['clip']}.flac") for clip in clips]
-    jobs += [
-        (by_name[clip], "augmented", view, augmented / f"{clip}_{view}.flac")
-        for clip, view in views.itertuples(index=False)
-    ]
-    spectrograms = Spectrograms([path for *_, path in jobs], settings, Store(store("features")))
+    code = hashlib.sha256(Path(audio.logmel.__file__).read_bytes()).hexdigest()
+    front_end = key_of(settings=asdict(settings), code=code, torchaudio=torchaudio.__version__)
+    segments = Segments(store("features") / front_end)
+    files = listed(raw, augmented)
+    keep_freed_memory()
     workers = processes if processes > 1 else 0  # 0 is DataLoader's word for none beside this process
-    loader = DataLoader(spectrograms, batch_size=None, num_workers=workers)  # in order, a few ahead
-    with FeatureWriter(out, settings) as writer:
-        for (clip, kind, view, _), spectrogram in zip(jobs, tqdm(loader, disable=None, unit="clip"), strict=True):
-            writer.add(clip, kind, view, spectrogram)
+    batches = DataLoader(Batches(files.pop("path").tolist(), settings, segments), batch_size=None, num_workers=workers)
+    with FeatureWriter(out, settings) as writer, tqdm(total=len(files), disable=None, unit="clip") as progress:
+        for number, places in enumerate(batches):
+            if isinstance(places, Exception):
+                raise places
+            rows = files[number * BATCH : (number + 1) * BATCH].to_dict("records")
+            for row, spectrogram in zip(rows, segments.read(places), strict=True):
+                writer.add(row, row.pop("kind"), row.pop("view"), spectrogram)
+            progress.update(len(rows))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors import safe_open
 
 from audio.clips import digest, read_clip, write_clip
 from audio.features import Features
@@ -45,16 +46,21 @@ class Data:
         write_clip(path, self.rng.uniform(-0.5, 0.5, int(16000 * seconds)))
         return read_clip(path)
 
-    def run(self, **settings) -> Features:
+    def run(self, processes: int = 2, **settings) -> Features:
         write_manifest(self.root / "raw" / "manifest.csv", self.rows)
         pd.DataFrame(self.views, columns=AUGMENTED).to_csv(self.root / "augmented" / "manifest.csv", index=False)
         params = SimpleNamespace(logmel=read(ROOT / "params.yaml").logmel.model_copy(update=settings))
         folders = [self.root / name for name in ("raw", "augmented", "features")]
-        logmel_feature.run(params, *folders)
+        logmel_feature.run(params, *folders, processes)
         return Features.open(folders[2])
 
-    def entries(self) -> dict[Path, int]:
-        return {path: path.stat().st_mtime_ns for path in (self.root / "store").rglob("*.npy")}
+    def entries(self) -> list[str]:
+        """Keys of all spectrograms that were ever computed, one that was computed twice stands twice."""
+        keys = []
+        for path in (self.root / "store").rglob("*.safetensors"):
+            with safe_open(path, framework="np") as file:
+                keys += file.keys()
+        return sorted(keys)
 
 
 @pytest.fixture
@@ -93,8 +99,8 @@ def test_a_few_more_clips_are_all_that_is_computed(data):
     data.add("fan/train/normal_id_00_00000002")
     assert len(data.run()) == 4
     after = data.entries()
-    assert len(after) == 4
-    assert {path: after[path] for path in before} == before
+    assert len(after) == len(set(after)) == 4
+    assert set(after) > set(before)
 
 
 def test_changed_audio_or_settings_are_computed_anew(data):
@@ -118,8 +124,63 @@ def test_the_same_features_without_the_store(data):
     assert [(data.root / "features" / file).read_bytes() for file in files] == first
 
 
-def test_a_missing_clip_fails_and_leaves_no_features(data):
+def test_the_same_features_with_any_number_of_processes_and_whatever_was_there(data, monkeypatch):
+    monkeypatch.setattr(logmel_feature, "BATCH", 2)
+    for number in range(2, 7):
+        data.add(f"fan/train/normal_id_00_{number:08d}", 1.0 + number / 10)
+    made = []
+    for processes, before in ((1, 0), (2, 0), (3, 0), (2, 3)):
+        shutil.rmtree(data.root / "store", ignore_errors=True)
+        if before:  # some are in the store already, in other company
+            rows, data.rows = data.rows, data.rows[:before]
+            data.run()
+            data.rows = rows
+        features = data.root / "features"
+        shutil.rmtree(features, ignore_errors=True)
+        data.run(processes=processes)
+        made.append({path.name: path.read_bytes() for path in features.iterdir()})
+    assert made[1:] == made[:1] * 3
+
+
+def test_one_content_is_computed_once_and_stands_for_every_clip(data):
+    first, second = data.rows[0]["clip"], "fan/train/normal_id_00_00000005"
+    data.add(second)
+    shutil.copy(data.root / "raw" / f"{first}.flac", data.root / "raw" / f"{second}.flac")
+    features = data.run()
+    rows = features.index.index[features.index["clip"].isin([first, second])]
+    assert np.array_equal(*[features.read(row) for row in rows])
+    assert len(data.entries()) == 3
+
+
+def test_a_failure_costs_its_batch_alone(data, monkeypatch):
+    monkeypatch.setattr(logmel_feature, "BATCH", 1)
+    data.run()
+    shutil.rmtree(data.root / "store")
+    path = data.root / "raw" / "fan/train/normal_id_00_00000001.flac"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"^[^\n]*normal_id_00_00000001\.flac: [^\n]*$"):
+        data.run(processes=2)
+    kept = data.entries()
+    assert len(kept) == 2
+    path.write_bytes(whole)
+    data.run()
+    assert len(data.entries()) == 3 and set(data.entries()) > set(kept)
+
+
+def test_a_damaged_segment_is_made_again(data):
+    features = data.run()
+    expected = [features.read(row) for row in range(3)]
+    segment = next((data.root / "store").rglob("*.safetensors"))
+    segment.write_bytes(segment.read_bytes()[:1000])
+    features = data.run()
+    assert all(np.array_equal(features.read(row), one) for row, one in enumerate(expected))
+    assert len(data.entries()) == 3
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_missing_clip_fails_and_leaves_no_features(data, processes):
     (data.root / "raw" / "fan/train/normal_id_00_00000001.flac").unlink()
-    with pytest.raises((ValueError, OSError), match=r"normal_id_00_00000001\.flac"):
-        data.run()
+    with pytest.raises((ValueError, OSError), match=r"^[^\n]*normal_id_00_00000001\.flac[^\n]*$"):
+        data.run(processes=processes)
     assert not list(data.root.glob("features*"))
