@@ -4,6 +4,9 @@ A back-end is fitted on training normals only. `fit`, `score`, `arrays` and `res
 `embeddings` has shape (N, width), `logits` (N, identities), `identities` (N,) holds each row's identity as a column
 number of the logits. Scores have shape (N,), float64, higher is more anomalous. `arrays` holds everything that was
 fitted, so that a back-end can travel in a safetensors file.
+
+scikit-learn is imported where it is used: judging a recording with a fitted detector mostly needs none of it, and would
+wait a second for it.
 """
 
 from typing import ClassVar, Protocol, Self
@@ -11,9 +14,6 @@ from typing import ClassVar, Protocol, Self
 import numpy as np
 import pandas as pd
 from scipy.special import logsumexp
-from sklearn.covariance import LedoitWolf
-from sklearn.mixture import GaussianMixture as Mixture
-from sklearn.neighbors import NearestNeighbors
 
 FOLDS = 5  # of the training clips' held-out scores
 
@@ -115,6 +115,8 @@ class NearestNeighbour(_PerIdentity):
         return {"embeddings": embeddings.astype(np.float32)}
 
     def _score_one(self, embeddings: np.ndarray, arrays: Arrays) -> np.ndarray:
+        from sklearn.neighbors import NearestNeighbors
+
         known = arrays["embeddings"].astype(float)
         search = NearestNeighbors(n_neighbors=min(self.neighbours, len(known)), metric=self.metric, algorithm="brute")
         return search.fit(known).kneighbors(embeddings)[0].mean(axis=1)
@@ -130,6 +132,8 @@ class Mahalanobis(_PerIdentity):
     name = "mahalanobis"
 
     def _fit_one(self, embeddings: np.ndarray, spread: float) -> Arrays:
+        from sklearn.covariance import LedoitWolf
+
         covariance = LedoitWolf(store_precision=False).fit(embeddings).covariance_ + 1e-3 * spread * np.eye(
             embeddings.shape[1]
         )
@@ -155,6 +159,8 @@ class GaussianMixture(_PerIdentity):
         self.components, self.seed = components, seed
 
     def _fit_one(self, embeddings: np.ndarray, spread: float) -> Arrays:
+        from sklearn.mixture import GaussianMixture as Mixture
+
         components = max(1, min(self.components, len(embeddings) // 4))
         mixture = Mixture(components, covariance_type="diag", reg_covar=0.1 * spread, random_state=self.seed)
         mixture.fit(embeddings)

@@ -7,7 +7,6 @@ their scores are lower than those of new normal clips, and more false alarms tha
 
 import numpy as np
 import pandas as pd
-from scipy.stats import gamma
 
 
 def threshold(scores: np.ndarray, quantile: float) -> float:
@@ -19,6 +18,8 @@ def threshold(scores: np.ndarray, quantile: float) -> float:
     >>> round(threshold(np.array([1.0, 2.0, 3.0, 4.0]), 0.9), 1)
     4.1
     """
+    from scipy.stats import gamma  # a slow import, which judging with a known threshold does without
+
     scores = np.asarray(scores, float)
     spread = scores.std()
     if spread <= 1e-6 * np.abs(scores).max():
