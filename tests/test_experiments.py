@@ -5,12 +5,14 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import yaml
 
+from evaluation.report.answer import NAMES
 from experiments import table
 from stages.params import Params
 from tests.conftest import ROOT
@@ -18,9 +20,11 @@ from tests.conftest import ROOT
 SCRIPTS = sorted((ROOT / "experiments").glob("*.sh"))
 REVISION = "c0ffee" * 6 + "c0de"
 RECORDER = """#!/bin/sh
-printf '%s\\n' "$*" >> "$LINES_RUN"
-[ "$1 $2" = "exp show" ] && cat "$SHOWN"
-exit 0
+case "$*" in
+  "exp show"*) cat "$SHOWN" ;;
+  "exp list"*) cat "$LISTED" ;;
+  *) printf '%s\\n' "$*" >> "$LINES_RUN" ;;
+esac
 """
 
 
@@ -29,39 +33,52 @@ def score(auc: float) -> dict:
     return {"average": figures | {"mauc": auc}, "pooled": figures, "fan": figures | {"id_00": figures}}
 
 
+def comparison(**auc: float) -> dict:
+    return {name: {"auc": auc.get(name, 0.1), "pauc": auc.get(name, 0.1) / 2} for name in NAMES}
+
+
 def shown(figures: dict[str, dict | None]) -> str:
     """As `dvc exp show --json` prints it; the workspace comes first and has no experiments."""
-    experiments = [
-        {"name": name, "revs": [{"data": {"metrics": {table.SCORE: {"data": one}}} if one else None}]}
-        for name, one in figures.items()
-    ]
+    params = {"params.yaml": {"data": {"score": {"backend": "negative_log_probability"}}}}
+    experiments = []
+    for name, one in figures.items():
+        auc = one["average"]["auc"] if one else 0
+        others = comparison(negative_log_probability=auc, mahalanobis=auc / 2, rms=0.3, autoencoder=0.4)
+        metrics = {table.SCORE: {"data": one}, table.COMPARISON: {"data": others}}
+        data = {"metrics": metrics, "params": params} if one else None
+        experiments.append({"name": name, "revs": [{"data": data}]})
     return json.dumps([{"rev": "workspace", "experiments": None}, {"rev": "abc", "experiments": experiments}])
 
 
-def run_script(name: str, folder: Path, figures: dict, *arguments: str, **environment: str) -> tuple[list[str], str]:
+def run_script(
+    name: str, folder: Path, figures: dict, *arguments: str, listed: Sequence[str] = (), **environment: str
+) -> tuple[list[str], str]:
     """The lines that a script would have `dvc` run, in a copy of the experiments, and what it prints."""
     (folder / "experiments").mkdir()
     for file in (ROOT / "experiments").iterdir():
         if file.is_file():
             (folder / "experiments" / file.name).write_bytes(file.read_bytes())
+    (folder / "evaluation").symlink_to(ROOT / "evaluation")
     (folder / "metrics").mkdir()
     (folder / table.SCORE).write_text(json.dumps(score(0.9)))
     (folder / "bin").mkdir()
     (folder / "bin/dvc").write_text(RECORDER)
     (folder / "bin/dvc").chmod(0o755)
     (folder / "shown.json").write_text(shown(figures))
+    (folder / "listed").write_text("".join(f"{name}\n" for name in listed))
     python = Path(sys.executable).parent
     environment |= {
         "PATH": f"{folder / 'bin'}{os.pathsep}{python}{os.pathsep}{os.environ['PATH']}",
         "LINES_RUN": str(folder / "lines"),
         "SHOWN": str(folder / "shown.json"),
+        "LISTED": str(folder / "listed"),
         "AUDIOLDM_REVISION": REVISION,
     }
     command = ["bash", str(folder / "experiments" / name), *arguments]
     done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     lines = (folder / "lines").read_text().splitlines() if (folder / "lines").exists() else []
-    return [line for line in lines if not line.startswith("exp show")], done.stdout
+    return [line.removeprefix("--wait-for-lock ") for line in lines], done.stdout
 
 
 def overrides(line: str) -> list[str]:
@@ -72,7 +89,7 @@ def overrides(line: str) -> list[str]:
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_are_bash_and_executable(script):
     subprocess.run(["bash", "-n", script], check=True)
-    assert os.access(script, os.X_OK)
+    assert os.access(script, os.X_OK) == (script.name != "aside.sh")  # which the others source
 
 
 def test_the_full_size_run_is_valid_and_the_papers(tmp_path):
@@ -109,8 +126,8 @@ def test_table_3_pairs_the_arms_seed_by_seed(tmp_path):
         "table3-audioldm-7": score(0.68),
         "table3-masking-0": score(0.1),  # of another time
     }
-    lines, printed = run_script("table3.sh", tmp_path, figures, "-S", "pretrain.epochs=2", SEEDS="4 7")
-    common = "exp run --temp --force -n table3-{0}-{1} -S pretrain.epochs=2 -S augment.method={0} -S seed={1} score"
+    lines, printed = run_script("table3.sh", tmp_path, figures, SEEDS="4 7")
+    common = "exp run --temp -n table3-{0}-{1} -S augment.method={0} -S seed={1} score"
     assert lines == [common.format(method, seed) for seed in (4, 7) for method in ("masking", "audioldm")]
     assert "pauc, %, seeds 4, 7 | fan | average" in printed
     assert "| table3-masking | 35.0 ± 7.1 | 35.0 ± 7.1 |" in printed
@@ -125,11 +142,69 @@ def test_lambda_varies_one_weight_at_a_time(tmp_path):
     ]
     figures = {f"{name}-0": score(0.5 + 0.01 * place) for place, name in enumerate(names)}
     lines, printed = run_script("lambda.sh", tmp_path, figures, VALUES="0.0 0.5")
-    assert [line.split()[5] for line in lines] == [f"{name}-0" for name in names]
+    assert [line.split()[4] for line in lines] == [f"{name}-0" for name in names]
     assert overrides(lines[0]) == ["seed=0"]
     assert overrides(lines[3]) == ["lambda_vcr=0.0", "seed=0"]
     assert "| lambda_mae-0.5 | 56.0 | 56.0 |" in printed  # AUC
     assert "| lambda_mae-0.5 | 28.0 | 28.0 |" in printed  # pAUC
+
+
+def test_the_ablation_leaves_out_a_part_at_a_time(tmp_path):
+    arms = ("as-it-is", "no-pretraining", "source-phase")
+    figures = {f"ablation-{arm}-{seed}": score(0.7 + seed / 10) for arm in arms for seed in (0, 1)}
+    figures["ablation-no-pretraining-1"] = score(0.9)
+    lines, printed = run_script("ablation.sh", tmp_path, figures, SEEDS="0 1", ARMS=" ".join(arms))
+    assert [overrides(line) for line in lines[:3]] == [
+        ["seed=0"],
+        ["pretrain.epochs=0", "seed=0"],
+        ["augment.method=audioldm", "augment.output=source_phase", "seed=0"],
+    ]
+    assert [line.split()[4] for line in lines] == [f"ablation-{arm}-{seed}" for seed in (0, 1) for arm in arms]
+    own, other = "−log p (the paper's)", "best other: Mahalanobis"
+    assert f"| %, seeds 0, 1 | AUC, {own} | pAUC, {own} | AUC, {other} | pAUC, {other} |" in printed
+    assert "| ablation-no-pretraining | 80.0 ± 14.1 | 40.0 ± 7.1 | 40.0 ± 7.1 | 20.0 ± 3.5 |" in printed
+    assert "| best reference: autoencoder | 40.0 ± 0.0 | 20.0 ± 0.0 | – | – |" in printed
+
+
+def test_every_arm_of_the_ablation_changes_a_param_that_exists(tmp_path):
+    arms = ("as-it-is", "no-pretraining", "no-contrastive", "no-regularisation", "no-reconstruction", "masking")
+    arms += ("vocoder", "source-phase")
+    lines, _ = run_script("ablation.sh", tmp_path, {f"ablation-{arm}-0": score(0.5) for arm in arms}, SEEDS="0")
+    assert len(lines) == len(arms)
+    for line in lines:
+        params = yaml.safe_load((ROOT / "params.yaml").read_text())
+        for override in overrides(line):
+            key, _, value = override.partition("=")
+            group, _, name = key.partition(".")
+            place, name = (params[group], name) if name else (params, key)
+            assert name in place
+            place[name] = yaml.safe_load(value)
+        Params.model_validate(params)
+
+
+def test_what_has_been_run_is_not_run_again(tmp_path):
+    figures = {f"lambda-as-it-is-{seed}": score(0.5) for seed in (0, 1)}
+    figures |= {f"lambda_{name}-0.5-{seed}": score(0.5) for name in ("con", "vcr", "mae") for seed in (0, 1)}
+    listed = sorted(figures)[:-1]
+    lines, printed = run_script("lambda.sh", tmp_path, figures, listed=listed, SEEDS="0 1", VALUES="0.5", JOBS="2")
+    assert [line.split()[4] for line in lines] == [sorted(figures)[-1]]
+    assert "| lambda_mae-0.5 | 50.0 ± 0.0 | 50.0 ± 0.0 |" in printed
+
+
+def test_overrides_belong_to_the_name_and_paths_out_of_the_repository_hold_elsewhere(tmp_path):
+    given = ("-S", "corpus.path=../recordings", "-S", "corpus.types=[fan]")
+    tag = subprocess.run(
+        ["bash", "-c", f"printf '%s\n' -S corpus.path={tmp_path.parent}/recordings {given[2]} {given[3]} | cksum"],
+        capture_output=True, text=True, check=True,
+    ).stdout.split()[0]  # fmt: skip
+    figures = {f"table3-{method}-0-{tag}": score(0.5) for method in ("masking", "audioldm")}
+    lines, printed = run_script("table3.sh", tmp_path, figures, *given, SEEDS="0")
+    assert [line.split()[4] for line in lines] == list(figures)
+    assert overrides(lines[0]) == [
+        f"corpus.path={tmp_path.parent}/recordings", "corpus.types=[fan]", "augment.method=masking", "seed=0",
+    ]  # fmt: skip
+    assert printed.startswith(f"With -S corpus.path={tmp_path.parent}/recordings")
+    assert "| table3-masking | 25.0 | 25.0 |" in printed
 
 
 def test_a_missing_or_failed_experiment_is_named(tmp_path, monkeypatch):
