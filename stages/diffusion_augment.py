@@ -14,6 +14,7 @@ import pandas as pd
 
 from audio.clips import read_clip
 from audio.manifest import read_manifest
+from audio.memory import keep_freed_memory
 from stages.augmentation import AugmentedStore, assemble, generate, plan, refuse_unusable, shares
 from stages.command import main
 from stages.params import Declared
@@ -46,6 +47,7 @@ def run(
     jobs = plan(clips, table, augment, identity, FRONT_END, OUTPUTS)
     entries = AugmentedStore(store("augmented"))
     fabric = launch()
+    keep_freed_memory()
     had = sum(all(map(entries.intact, job.keys.values())) for job in jobs)
     fabric.barrier()
     if had < len(jobs):
