@@ -32,7 +32,7 @@ experiment() {
     return
   fi
   while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do sleep 1; done
-  { "${line[@]}" 2>&1 | sed "s/^/$name: /" >&2 || echo "$name failed" >&2; } &
+  { "${line[@]}" 2>&1 | while IFS= read -r words; do echo "$name: $words"; done >&2 || echo "$name failed" >&2; } &
 }
 trap 'trap - INT TERM; kill 0' INT TERM
 

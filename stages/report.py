@@ -4,6 +4,8 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
+import subprocess
 from datetime import datetime
 from pathlib import Path
 
@@ -94,8 +96,16 @@ def _facts(seed: int) -> dict[str, str]:
         "Computer": f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB, {', '.join(gpus) or 'no GPU'}",
         "System": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "Packages": ", ".join(versions),
+        "Commit": _commit(),
         "Report drawn": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     }
+
+
+def _commit() -> str:
+    """The commit that the code was at; DVC has changed files since, so whether it was modified cannot be told."""
+    asked = ["git", "rev-parse", "--short=12", "HEAD"]
+    told = subprocess.run(asked, capture_output=True, text=True, check=False).stdout if shutil.which("git") else ""
+    return told.strip() or "none, the code is not in a Git repository"
 
 
 def _processor() -> str:

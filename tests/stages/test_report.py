@@ -93,6 +93,7 @@ def test_it_has_all_its_sections(page, run):
         "What the paper leaves open",
         "1 recording left out",
         "Seed",
+        "Commit none, the code is not in a Git repository",
     ):
         assert words in text, words
     diffused = load("report", run).augment.method == "audioldm"
