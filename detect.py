@@ -27,6 +27,8 @@ from evaluation.watch import Record, watch
 
 EVERY, SETTLE = 2.0, 3.0  # s: how often --watch looks, and how long a complete file has been left alone
 
+log = logging.getLogger("detect")
+
 
 def arguments(values: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -58,7 +60,9 @@ def arguments(values: list[str] | None = None) -> argparse.Namespace:
 
 def main(values: list[str] | None = None) -> int:
     chosen = arguments(values)
-    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    for own in ("detect", "evaluation"):
+        logging.getLogger(own).setLevel(logging.INFO)
     try:
         detector = Detector.load(chosen.model)
         if chosen.backend is not None:
@@ -78,6 +82,7 @@ def main(values: list[str] | None = None) -> int:
             from evaluation.export import export_onnx
 
             export_onnx(detector, chosen.export)
+            log.info("wrote %s; evaluation/export.py tells how to run it", chosen.export)
             return 0
         return score(judge, chosen)
     except (ValueError, OSError) as error:
@@ -126,7 +131,7 @@ def follow(judge: Judge, folder: Path, record: Path, as_json: bool) -> int:
         return judgement.row()
 
     with Record(record) as table:
-        logging.info("watching %s, noting verdicts in %s", folder, record)
+        log.info("watching %s, noting verdicts in %s", folder, record)
         watch(folder, table, judged, stop, EVERY, SETTLE)
     return 0
 
