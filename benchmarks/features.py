@@ -1,20 +1,17 @@
-"""Speed of feature extraction: `python -m benchmarks.features` prints a ratio table and keeps it as JSON.
+"""Speed of feature extraction: `python -m benchmarks.features` prints a table of ratios and keeps it as JSON.
 
-The stage with 1 and 2 processes and an empty store, and with a full one, beside a plain librosa loop and a plain
-torchaudio loop on the same clips in the same run. Reading the FLAC files is included everywhere; the stage also writes
-its store and data/features. One thread per process. Clips: those of `--clips`, a folder as the download stage writes
-it; each round measures every way once, the table gives the median.
+The stage with 1 and 2 processes and an empty store, and with a full one, beside a plain librosa loop, a plain
+torchaudio loop, and the floor of both: decoding the file, the Fourier transforms and the matrix product alone. The
+same FLAC files, front end and float16 everywhere; reading and decoding included; the stage also writes its store and
+data/features. One thread per process, each measurement in a process of its own, everything warm. Clips: those of
+`--clips`, a folder as the download stage writes it.
 """
 
 import argparse
-import json
 import os
-import platform
 import tempfile
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from statistics import median
 from types import SimpleNamespace
 
 import librosa
@@ -22,77 +19,97 @@ import numpy as np
 import pandas as pd
 import soundfile
 import torch
+from threadpoolctl import threadpool_limits
+from torchaudio.functional import melscale_fbanks
 from torchaudio.transforms import MelSpectrogram
 
 from audio.manifest import read_manifest
+from benchmarks.measuring import alternating, seconds_apart, show
 from stages import logmel_feature
 from stages.params import read
 
-RESULT = Path(__file__).parent / "results" / "features.json"
+ROOT = Path(__file__).parents[1]
 
 
-def librosa_loop(paths: list[Path]) -> None:
+def librosa_loop(paths: list[Path]) -> list[np.ndarray]:
+    made = []
     for path in paths:
-        waveform, rate = soundfile.read(path, dtype="float32")
+        waveform, rate = librosa.load(path, sr=None)
         mel = librosa.feature.melspectrogram(
-            y=waveform, sr=rate, n_fft=1024, hop_length=512, n_mels=128, fmin=50, fmax=8000
+            y=waveform, sr=rate, n_fft=1024, hop_length=512, pad_mode="reflect", n_mels=128, fmin=50, fmax=8000
         )
-        librosa.power_to_db(mel, top_db=None).astype(np.float16)
+        made.append(librosa.power_to_db(mel, top_db=None).astype(np.float16))
+    return made
 
 
-def torchaudio_loop(paths: list[Path]) -> None:
+def torchaudio_loop(paths: list[Path]) -> list[np.ndarray]:
+    made = []
     transform = MelSpectrogram(
         16000, 1024, hop_length=512, n_mels=128, f_min=50, f_max=8000, norm="slaney", mel_scale="slaney"
     )
     for path in paths:
         waveform, _ = soundfile.read(path, dtype="float32")
-        (10 * transform(torch.from_numpy(waveform)).clamp(min=1e-10).log10()).half().numpy()
+        made.append((10 * transform(torch.from_numpy(waveform)).clamp(min=1e-10).log10()).half().numpy())
+    return made
 
 
-def measure(raw: Path, rounds: int) -> dict[str, float]:
-    """Median clips per second of each way."""
+def decoding(paths: list[Path]) -> None:
+    for path in paths:
+        soundfile.read(path, dtype="float32")
+
+
+def floor(paths: list[Path]) -> None:
+    window = torch.hann_window(1024)
+    filters = melscale_fbanks(513, 50, 8000, 128, 16000, "slaney", "slaney")
+    for path in paths:
+        waveform, _ = soundfile.read(path, dtype="float32")
+        spectrum = torch.fft.rfft(torch.from_numpy(waveform).unfold(0, 1024, 512) * window)
+        spectrum.abs() @ filters
+
+
+def stage(raw: Path, folder: Path, store: Path, processes: int) -> None:
+    """The stage, from `raw` to `folder`/features."""
+    os.environ["RCMAE_STORE"] = str(store)
+    folder.mkdir(exist_ok=True)
+    pd.DataFrame(columns=["clip", "view"]).to_csv(folder / "manifest.csv", index=False)
+    params = SimpleNamespace(logmel=read(ROOT / "params.yaml").logmel)
+    logmel_feature.run(params, raw, folder, folder / "features", processes)
+
+
+def measure(raw: Path, rounds: int) -> list[dict]:
+    """A row for each way: clips per second, and the ratio to the librosa loop."""
     paths = [raw / f"{clip}.flac" for clip in read_manifest(raw / "manifest.csv")["clip"]]
-    params = SimpleNamespace(logmel=read(Path("params.yaml")).logmel)
-    seconds: dict[str, list[float]] = {}
-
-    def take(way: str, run: Callable[[], None]) -> None:
-        start = time.perf_counter()
-        run()
-        seconds.setdefault(way, []).append(time.perf_counter() - start)
-
-    librosa_loop(paths[:2])  # compiles, and loads the transforms
-    torchaudio_loop(paths[:2])
-    for _ in range(rounds):
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            pd.DataFrame(columns=["clip", "view"]).to_csv(folder / "manifest.csv", index=False)
-
-            def stage(store: str, processes: int, folder: Path = folder) -> None:
-                os.environ["RCMAE_STORE"] = str(folder / store)
-                logmel_feature.run(params, raw, folder, folder / "features", processes)
-
-            take("librosa loop", lambda: librosa_loop(paths))
-            take("torchaudio loop", lambda: torchaudio_loop(paths))
-            take("stage, 1 process", lambda: stage("one", 1))
-            take("stage, 2 processes", lambda: stage("two", 2))
-            take("stage, 2 processes, from the store", lambda: stage("two", 2))
-    return {way: len(paths) / median(times) for way, times in seconds.items()}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        full = partial(stage, raw, folder / "made", folder / "full", 2)
+        ways = {
+            "librosa loop": partial(librosa_loop, paths),
+            "torchaudio loop": partial(torchaudio_loop, paths),
+            "decoding alone": partial(decoding, paths),
+            "decoding, FFT and product alone": partial(floor, paths),
+            "stage, 1 process": lambda: stage(raw, folder / "made", folder / f"store-{os.getpid()}", 1),
+            "stage, 2 processes": lambda: stage(raw, folder / "made", folder / f"store-{os.getpid()}", 2),
+            "stage, 2 processes, all in the store": full,
+        }
+        librosa_loop(paths[:2])  # compiles and fills caches, before the measured processes are forked
+        torchaudio_loop(paths[:2])
+        seconds_apart(full)  # reads all files and fills the store
+        times = alternating(ways, rounds, seconds_apart)
+    slow = times["librosa loop"]
+    return [{"way": way, "clips/s": len(paths) / taken, "x librosa": slow / taken} for way, taken in times.items()]
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None, out: Path | None = None) -> list[dict]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=Path, default=Path("data/raw"), help="folder with manifest.csv")
-    parser.add_argument("--rounds", type=int, default=3)
-    arguments = parser.parse_args()
+    parser.add_argument("--rounds", type=int, default=5)
+    chosen = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    rates = measure(arguments.clips, arguments.rounds)
-    for way, rate in rates.items():
-        print(f"{way:36} {rate:8.1f} clips/s {rate / rates['librosa loop']:6.2f} x librosa")
-    RESULT.parent.mkdir(exist_ok=True)
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, librosa {librosa.__version__}"
-    clips = len(read_manifest(arguments.clips / "manifest.csv"))
-    result = {"machine": machine, "clips": clips, "rounds": arguments.rounds, "clips_per_second": rates}
-    RESULT.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    threadpool_limits(1)  # NumPy's products, in librosa's loop
+    rows = measure(chosen.clips, chosen.rounds)
+    clips = len(read_manifest(chosen.clips / "manifest.csv"))
+    show("features", rows, {"clips": clips, "rounds": chosen.rounds, "librosa": librosa.__version__}, out)
+    return rows
 
 
 if __name__ == "__main__":
