@@ -6,7 +6,9 @@ while it runs: the last `KEPT` results, in a temporary folder.
 
 import logging
 import secrets
+import signal
 import socket
+import sys
 import tempfile
 import threading
 from collections import OrderedDict
@@ -160,6 +162,8 @@ def serve(judge: Judge, host: str, port: int) -> None:
     """Serve the page at `host` and `port` until SIGTERM or Ctrl-C. Raises OSError when the port is taken."""
     local = ["127.0.0.1", "localhost", "[::1]"]
     hosts = [*local, host] if host not in ("0.0.0.0", "::") else ["*"]
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))  # uvicorn passes on what stopped it; recordings are still removed
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with (
         tempfile.TemporaryDirectory(prefix="detect-") as folder,

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -19,15 +20,16 @@ ASKED = {"X-Requested-By": "detect"}
 
 
 @contextlib.contextmanager
-def server(model, *options):
-    command = [sys.executable, "detect.py", "--serve", "--port", "0", "--model", str(model), *options]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+def server(model, stop=signal.SIGTERM, **environment):
+    command = [sys.executable, "detect.py", "--serve", "--port", "0", "--model", str(model)]
+    environment = os.environ | environment
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment) as process:
         try:
             yield re.search(r"http://\S+", process.stderr.readline())[0], process
         finally:
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(15) in (0, -signal.SIGTERM)
-            process.stderr.close()
+            process.send_signal(stop)
+            assert process.wait(15) == 0
+            assert "Traceback" not in process.stderr.read()
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +111,14 @@ def test_only_the_last_results_are_kept(tmp_path):
         results.add(str(number), {"number": str(number)})
     assert len(results.all()) == len(list(tmp_path.iterdir())) == KEPT
     assert results.file("2", ".wav") is None and results.file("3", ".wav") is not None
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_no_recording_outlives_the_server(root, clip, tmp_path, stop):
+    with server(root / "data" / "detector", stop, TMPDIR=str(tmp_path)) as (address, _):
+        judge(address, clip.read_bytes())
+        assert list(tmp_path.rglob("*.wav"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_port_that_is_taken_is_one_line(address, root):
