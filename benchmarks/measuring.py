@@ -61,23 +61,22 @@ def _cpu_info() -> list[str]:
 
 
 def show(name: str, rows: list[dict], about: dict | None = None, out: Path | None = None) -> None:
-    """Print `rows` as one table, and write it with `about` to results/<name>.json."""
+    """Print `rows` as a table, and write it with `about` to results/<name>.json."""
     result = machine() | (about or {}) | {"rows": rows}
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    print(f"{name}: {result['machine']}, {result['date']}\n")
-    print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
-    for row in rows:
-        print("| " + " | ".join(_text(row.get(column)) for column in columns) + " |")
+    print(f"{name}: {result['machine']}, {result['date']}\n\n{table(rows)}")
     out = out or RESULTS / f"{name}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
+def table(rows: list[dict]) -> str:
+    """`rows` as Markdown."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    lines = [columns, ["---"] * len(columns), *([_text(row.get(column, "")) for column in columns] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def _text(value: object) -> str:
-    return (
-        ""
-        if value is None
-        else f"{value:.3g}"
-        if isinstance(value, float) and value < 100
-        else (f"{value:.0f}" if isinstance(value, float) else str(value))
-    )
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+    return str(value)
