@@ -107,7 +107,7 @@ def one(judge: Judge, path: Path, picture: Path | None, name: str | None = None)
         from evaluation.why import draw
 
         log_mel = judge.detector.log_mel_of_file(path, judge.channel)
-        draw(judge.detector, log_mel, judgement.verdict, picture, judgement.file)
+        draw(judge.detector, log_mel, judgement.verdict, picture, judgement.name)
     return judgement
 
 

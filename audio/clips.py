@@ -12,6 +12,7 @@ import soxr
 
 SAMPLE_RATE = 16000  # Hz, of everything below data/
 AUDIO_SUFFIXES = (".wav", ".flac")
+RATES = (1_000, 1_000_000)  # Hz, of a recording; what is beyond comes from a damaged header and would fill the memory
 BLOCK_FRAMES = 2**18  # read at once, so that an hour-long recording needs no more memory than a clip
 
 UNKNOWN_LENGTH = 0x7FFF_0000  # a length in a header from here on says that the recorder could not know it
@@ -23,12 +24,17 @@ def read_blocks(path: Path, channel: int = 0, sample_rate: int = SAMPLE_RATE) ->
     """One channel of a recording at `sample_rate` Hz, block by block: float32 of shape (samples,), full scale 1.
 
     The blocks together are what `read_clip` gives. Raises ValueError naming the file if it cannot be decoded to its
-    end, has no such channel, or has a value that is not finite or, in a float file, lies beyond full scale.
+    end, has no such channel or a sample rate beyond RATES, or has a value that is not finite or, in a float file, lies
+    beyond full scale.
     """
+    if path.suffix.lower() == ".raw":
+        raise ValueError(f"{path}: a .raw file does not say its sample rate: WAV or FLAC is needed")
     try:
-        with soundfile.SoundFile(path) as file:
+        with soundfile.SoundFile(os.fsencode(path)) as file:  # a name need not be UTF-8
             if channel >= file.channels:
                 raise ValueError(f"{path}: no channel {channel}, it has {file.channels} (counted from 0)")
+            if not RATES[0] <= file.samplerate <= RATES[1]:
+                raise ValueError(f"{path}: sample rate of {file.samplerate} Hz, allowed are {RATES[0]} to {RATES[1]}")
             if (sizes := _TRUNCATED.search(file.extra_info)) and int(sizes[2]) < int(sizes[1]) < UNKNOWN_LENGTH:
                 raise ValueError(f"{path}: truncated, {sizes[2]} of {sizes[1]} bytes are there")
             resample = soxr.ResampleStream(file.samplerate, sample_rate, 1) if file.samplerate != sample_rate else None

@@ -19,14 +19,18 @@ class Judgement:
     verdict: Verdict | None = None
     error: str = ""
 
+    @property
+    def name(self) -> str:
+        """The file's name to be read: line breaks, and bytes that are no characters, are escaped."""
+        return "".join(one if one.isprintable() else repr(one)[1:-1] for one in self.file)
+
     def line(self) -> str:
         """The judgement in one readable line."""
-        name = "".join(one if one.isprintable() else repr(one)[1:-1] for one in self.file)  # a line break is none here
         if self.verdict is None:
-            return f"{name}: not judged: {self.error}"
+            return f"{self.name}: not judged: {self.error}"
         verdict = self.verdict
         return (
-            f"{name}: {verdict.machine_type} {verdict.machine_id} is {_word(verdict).upper()}: score "
+            f"{self.name}: {verdict.machine_type} {verdict.machine_id} is {_word(verdict).upper()}: score "
             f"{verdict.score:.4g}, threshold {verdict.threshold:.4g}, at or above {verdict.percentile:.0f} % of its "
             f"normal training clips{_times(verdict)}"
         )

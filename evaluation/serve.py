@@ -136,7 +136,7 @@ def _judge(judge: Judge, upload: Path, name: str, folder: Path, number: str) -> 
         try:
             _keep_sound(upload, judge, folder / f"{number}.wav")
             log_mel = judge.detector.log_mel_of_file(upload, judge.channel)
-            draw(judge.detector, log_mel, judgement.verdict, folder / f"{number}.png", name)
+            draw(judge.detector, log_mel, judgement.verdict, folder / f"{number}.png", judgement.name)
         except OSError as error:  # a full disk must not take the verdict with it
             log.warning("%s: no sound or picture: %s", name, error)
     return result
