@@ -32,7 +32,7 @@ class Batches(Dataset):
     A key is the hash of the file.
     """
 
-    def __init__(self, paths: list[Path], settings: LogMelSettings, segments: Segments):
+    def __init__(self, paths: list[str], settings: LogMelSettings, segments: Segments):
         self.paths, self.settings, self.segments = paths, settings, segments
 
     def __len__(self) -> int:
@@ -42,7 +42,7 @@ class Batches(Dataset):
         """Segment and key of each. A bad file's error is given back: raised here, it would come as a page of text."""
         try:
             places, made = [], {}
-            for path in self.paths[batch * BATCH : (batch + 1) * BATCH]:
+            for path in map(Path, self.paths[batch * BATCH : (batch + 1) * BATCH]):
                 key = hashlib.sha256(path.read_bytes()).hexdigest()
                 segment = self.segments.find(key)
                 if segment is None and key not in made:
@@ -60,9 +60,9 @@ def listed(raw: Path, augmented: Path) -> pd.DataFrame:
     clips = read_manifest(raw / "manifest.csv")
     views = pd.read_csv(augmented / "manifest.csv", usecols=["clip", "view"], dtype={"clip": str, "view": int})
     sources = clips.set_index("clip", drop=False).loc[views["clip"]].reset_index(drop=True)
-    original = clips.assign(kind="original", view=0, path=[raw / f"{clip}.flac" for clip in clips["clip"]])
-    names = views["clip"] + "_" + views["view"].astype(str)
-    made = sources.assign(kind="augmented", view=views["view"], path=[augmented / f"{name}.flac" for name in names])
+    original = clips.assign(kind="original", view=0, path=f"{raw}/" + clips["clip"] + ".flac")
+    names = f"{augmented}/" + views["clip"] + "_" + views["view"].astype(str) + ".flac"
+    made = sources.assign(kind="augmented", view=views["view"], path=names)
     return pd.concat([original, made] if len(made) else [original], ignore_index=True)
 
 
