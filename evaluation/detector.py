@@ -26,7 +26,7 @@ import safetensors.numpy
 import soxr
 import torch
 
-from audio.clips import read_blocks
+from audio.clips import RATES, read_blocks
 from audio.logmel import LogMelSettings
 from audio.recordings import SHORTEST_SECONDS, SILENCE
 from audio.streaming import log_mel_of_blocks
@@ -192,10 +192,16 @@ class Detector:
     ) -> Verdict:
         """Judge a recording of one machine.
 
-        `waveform` has shape (samples,), one channel, full scale 1. Raises ValueError for a machine that the detector
-        does not know, and for a waveform that is silent, not finite or shorter than a second.
+        `waveform` has shape (samples,), one channel, floats of full scale 1, `sample_rate` is in Hz. Raises ValueError
+        for a machine that the detector does not know, and for a waveform that is silent, not finite, of integers or
+        shorter than a second.
         """
-        waveform = np.asarray(waveform, dtype=np.float32)
+        waveform = np.asarray(waveform)
+        if not np.issubdtype(waveform.dtype, np.floating):
+            raise ValueError(f"the waveform has {waveform.dtype} values: floats of full scale 1 are needed")
+        if not RATES[0] <= sample_rate <= RATES[1]:
+            raise ValueError(f"sample rate of {sample_rate} Hz, allowed are {RATES[0]} to {RATES[1]}")
+        waveform = waveform.astype(np.float32)
         if waveform.ndim != 1:
             raise ValueError(f"the waveform has shape {waveform.shape}: one channel, (samples,), is needed")
         if not np.isfinite(waveform).all():

@@ -100,11 +100,18 @@ def test_many_threads_at_once_get_what_one_gets(detector, root):
         (np.zeros(0), "0 s of sound"),
         (np.full(32000, np.nan), "not finite"),
         (np.zeros((32000, 2)), r"shape \(32000, 2\)"),
+        (np.arange(32000, dtype=np.int16), "int16 values: floats"),
     ],
 )
 def test_sound_that_cannot_be_judged(detector, waveform, message):
     with pytest.raises(ValueError, match=message):
         detector.score(waveform, 16000, "pump", "id_00")
+
+
+@pytest.mark.parametrize("rate", [0, 1, 10**7])
+def test_a_sample_rate_that_cannot_be(detector, pump, rate):
+    with pytest.raises(ValueError, match=f"sample rate of {rate} Hz"):
+        detector.score(pump, rate, "pump", "id_00")
 
 
 def test_unknown_machines_and_back_ends_are_answered_with_the_known_ones(detector, pump):
