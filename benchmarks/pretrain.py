@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from audio.clips import read_clip
 from audio.features import Features, FeatureWriter
 from audio.logmel import LogMelSettings, log_mel
-from model.batches import TrainingClips
+from model.batches import TrainingClips, visible_count
 from model.finetuning import Finetuning, FinetuningSettings
 from model.losses import info_nce, reconstruction_loss, standardise_patches, vcr_loss
 from model.network import RCMAE, IdentityClassifier, NetworkConfig, network_input, patchify
@@ -106,9 +106,9 @@ def our_step(folder: Path, config: NetworkConfig, batch: int, precision: str, fi
     return step
 
 
-def reference_step(folder: Path, batch: int) -> Callable:
-    """A function that trains one step the straightforward way, at the paper's size."""
-    network = RCMAE(PAPER)
+def reference_step(folder: Path, config: NetworkConfig, batch: int) -> Callable:
+    """A function that trains one step the straightforward way."""
+    network, visible_tokens = RCMAE(config), visible_count(config.tokens, PRETRAINING.mask_ratio[0])
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
     features = Features.open(folder / "features")
     order = np.random.default_rng(0)
@@ -116,12 +116,12 @@ def reference_step(folder: Path, batch: int) -> Callable:
     def view(clips: np.ndarray, number: int) -> torch.Tensor:
         waveforms = [torch.from_numpy(read_clip(folder / f"{clip}_{number}.wav")) for clip in clips]
         spectrograms = torch.stack([log_mel(waveform, features.settings) for waveform in waveforms])
-        return patchify(network_input(spectrograms, features.mean, features.std, PAPER.frames), PAPER)
+        return patchify(network_input(spectrograms, features.mean, features.std, config.frames), config)
 
     def one_branch(patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        visible = torch.rand(len(patches), PAPER.tokens).argsort(dim=1)[:, :192]
+        visible = torch.rand(len(patches), config.tokens).argsort(dim=1)[:, :visible_tokens]
         tokens = network.encoder(patches, visible)
-        mask = torch.ones(len(patches), PAPER.tokens).scatter(1, visible, 0.0)
+        mask = torch.ones(len(patches), config.tokens).scatter(1, visible, 0.0)
         loss = reconstruction_loss(network.decoder(tokens, visible), standardise_patches(patches), mask)
         return network.projection(tokens.mean(dim=1)), loss
 
@@ -150,9 +150,9 @@ def matrix_rate(dtype: torch.dtype) -> float:
     return 2 * 4096 * 384 * 1536 / median(times)
 
 
-def against_reference(folder: Path, batch: int, repeats: int) -> dict:
-    """Pairs per second of both loops at the paper's size, in alternating steps, and the share of matrix products."""
-    ours, reference = our_step(folder, PAPER, batch, "auto"), reference_step(folder, batch)
+def against_reference(folder: Path, config: NetworkConfig, batch: int, repeats: int) -> dict:
+    """Pairs per second of both loops, in alternating steps, and the share of matrix products."""
+    ours, reference = our_step(folder, config, batch, "auto"), reference_step(folder, config, batch)
     with FlopCounterMode(display=False) as counter:  # this step also warms up
         ours()
     rates, times = {"bf16": [], "float32": []}, {"ours": [], "reference": []}
@@ -235,7 +235,7 @@ def main() -> None:
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
             "parameters": sum(parameter.numel() for parameter in RCMAE(PAPER).parameters()),
             "encoder_parameters": sum(parameter.numel() for parameter in RCMAE(PAPER).encoder.parameters()),
-            "against_reference": against_reference(folder, arguments.batch, arguments.repeats),
+            "against_reference": against_reference(folder, PAPER, arguments.batch, arguments.repeats),
         }
         if arguments.sizes:
             result["sizes"] = by_size(folder, arguments.sizes, arguments.repeats)
