@@ -295,23 +295,50 @@ def _position(rng: Generator, word: str | None) -> float:
     return rng.uniform(*ranges[word])
 
 
-def draw_clip(rng: Generator, samples: int, family: str | None = None, floors: float = 1 / 12) -> Clip:
-    """A captioned mixture: a random (or the given) family, 0 to 30 dB above a random floor.
+def _draw_words(rng: Generator) -> tuple[str | None, str | None]:
+    """Pitch and pace words, or None, as often as captions have them."""
+    pitch = rng.choice(np.array([None, "low", "high"], dtype=object), p=[0.4, 0.3, 0.3])
+    pace = rng.choice(np.array([None, "slow", "fast"], dtype=object), p=[0.5, 0.25, 0.25])
+    return pitch, pace
 
-    Without a given family, a share `floors` of the clips are bare floors. The level is AudioLDM's: mean 0, and a peak
-    of 0.5 less up to 10 dB, since a crop seldom holds its clip's peak.
+
+def _at_level(rng: Generator, waveform: Waveform) -> float:
+    """Gain to AudioLDM's level: a peak of 0.5 less up to 10 dB, since a crop seldom holds its clip's peak."""
+    return 0.5 * 10 ** (-rng.uniform(0, 10) / 20) / (np.abs(waveform).max() + 1e-9)
+
+
+def draw_clip(rng: Generator, samples: int, family: str | None = None, floors: float = 1 / 12) -> Clip:
+    """A captioned mixture: a random (or the given) family, 0 to 30 dB above a random floor. Mean 0, AudioLDM's level.
+
+    Without a given family, a share `floors` of the clips are bare floors.
     """
     pitch = pace = None
     if family is None and rng.uniform() < floors:
         waveform, text = noise_floor(rng, samples), ""
     else:
         family = family or str(rng.choice(list(FAMILIES)))
-        pitch = rng.choice(np.array([None, "low", "high"], dtype=object), p=[0.4, 0.3, 0.3])
-        pace = rng.choice(np.array([None, "slow", "fast"], dtype=object), p=[0.5, 0.25, 0.25])
+        pitch, pace = _draw_words(rng)
         pace = pace if FAMILIES[family].paced else None
         sound = family_sound(rng, family, samples, _position(rng, pitch), _position(rng, pace))
         waveform = sound + 10 ** (-rng.uniform(0, 30) / 20) * noise_floor(rng, samples)
         text = caption(rng, family, pitch, pace)
     waveform = waveform - waveform.mean()
-    waveform *= 0.5 * 10 ** (-rng.uniform(0, 10) / 20) / (np.abs(waveform).max() + 1e-9)
+    waveform *= _at_level(rng, waveform)
     return Clip(waveform.astype(np.float32), text, family, pitch, pace)
+
+
+def draw_addition(rng: Generator, samples: int) -> tuple[Waveform, Clip]:
+    """A bare floor, at AudioLDM's level, and what it becomes when a captioned sound is added to it.
+
+    The sound is 15 dB below to 3 dB above the floor.
+    """
+    floor = noise_floor(rng, samples)
+    floor = floor - floor.mean()
+    family = str(rng.choice(list(FAMILIES)))
+    pitch, pace = _draw_words(rng)
+    pace = pace if FAMILIES[family].paced else None
+    sound = family_sound(rng, family, samples, _position(rng, pitch), _position(rng, pace))
+    gain = _at_level(rng, floor)
+    waveform = gain * (floor + 10 ** (rng.uniform(-15, 3) / 20) * floor.std() * sound)
+    clip = Clip(waveform.astype(np.float32), caption(rng, family, pitch, pace), family, pitch, pace)
+    return (gain * floor).astype(np.float32), clip

@@ -31,19 +31,22 @@ from audio.logmel import AUDIOLDM_HOP, audioldm_log_mel
 from model.nano_audioldm import architecture
 from model.nano_audioldm.captions import caption
 from model.nano_audioldm.families import FAMILIES
-from model.nano_audioldm.synthesis import SAMPLE_RATE, draw_clip
+from model.nano_audioldm.synthesis import SAMPLE_RATE, draw_addition, draw_clip
 
 log = logging.getLogger(__name__)
 
 SEED = 5
 FRAMES = 256  # log-mel frames of a training crop, 2.56 s
-STEPS = {"text": 800, "vae": 1600, "vocoder": 3000, "unet": 1500}
+STEPS = {"text": 800, "vae": 1600, "vocoder": 10400, "unet": 4000}
 BATCH = {"text": 64, "vae": 8, "vocoder": 4, "unet": 32}
 LEARNING_RATE = {"text": 1e-3, "vae": 1e-3, "vocoder": 1e-3, "unet": 6e-4}
 DROP_CAPTION = 0.12  # share of captions replaced by "", the pipeline's unconditional prompt
 PADDED = 0.1  # share of crops that end in silence, as clips of 10 s padded to 10.24 s do
-LATENT_PARTS, LATENT_BATCHES = 10, 32  # files of the bank of latents, and batches of the U-Net's size in each
-VAE_INPUT = 0.4  # share of the vocoder's training input that went through the VAE
+LATENT_PARTS, LATENT_BATCHES = 10, 32  # files of a bank of latents, and batches of the U-Net's size in each
+ADDITIONS = 0.5  # share of the U-Net's training that starts from a floor to which the captioned sound is to be added
+ADDED_FROM, ADDED_BY = 100, 450  # timesteps of entry (of 1000) up to which nothing is added, and from which all is
+ENTRY = 700  # latest timestep of entry, but for timesteps beyond it
+VAE_INPUT = 0.75  # share of the vocoder's training input that went through the VAE
 STATISTICS = 1_000_000  # number of the first of the batches that give the latents' and mels' mean and deviation
 SAVE_SECONDS = 60
 Loss = tuple[Tensor, dict[str, float]]
@@ -243,7 +246,7 @@ def _frame_comb(waveform: Tensor) -> tuple[Tensor, Tensor]:
     First (B, 80): share of each harmonic's power that is coherent over the frames, in [0, 1]. Second (B, 20): mean
     magnitude in each twentieth of a frame, relative to the mean of all.
     """
-    frames = waveform.unflatten(-1, (-1, AUDIOLDM_HOP))  # (B, frames, 160)
+    frames = (waveform - waveform.mean(-1, keepdim=True)).unflatten(-1, (-1, AUDIOLDM_HOP))  # (B, frames, 160)
     spectrum = torch.fft.rfft(frames)[..., 1:]  # (B, frames, 80)
     coherent = torch.view_as_real(spectrum.mean(1)).square().sum(-1) / (
         torch.view_as_real(spectrum).square().sum(-1).mean(1) + 1e-6
@@ -253,13 +256,36 @@ def _frame_comb(waveform: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def comb_loss(output: Tensor, target: Tensor) -> Tensor:
-    """How much more of `output` than of `target` repeats at the frame rate, both (B, samples)."""
+    """How much more or less of `output` than of `target` repeats at the frame rate, both (B, samples).
+
+    A comb stands at the same place in every crop, so that it shows in means over the batch. Harmonics are compared in
+    groups of 8, one alone has a random share, which would teach a notch; and one by one, the low ones before all.
+    """
     (coherent, envelope), (natural, natural_envelope) = _frame_comb(output), _frame_comb(target)
-    return F.relu(coherent - natural).mean() + F.relu((envelope - 1).abs() - (natural_envelope - 1).abs()).mean()
+    share, natural_share = coherent.mean(0), natural.mean(0)  # (80,)
+    grouped = (share - natural_share).unflatten(0, (10, 8)).mean(1).abs().mean()
+    weights = 1 / torch.arange(1, len(share) + 1)
+    single = (F.relu(share - natural_share) * weights).sum() / weights.sum()
+    uneven = F.relu((envelope - 1).abs() - (natural_envelope - 1).abs()).mean()
+    uneven_alike = (envelope.mean(0) - 1).abs().mean()
+    return grouped + single + uneven + uneven_alike
+
+
+def level_loss(output: Tensor, target: Tensor, log_mel: Tensor, target_log_mel: Tensor) -> Tensor:
+    """Difference of the levels over the whole crop, of each mel band and of all: natural logarithm of RMS values.
+
+    An absolute difference of log-mels alone is least at their median, which lies below the level of a noise.
+    """
+    bands = [0.5 * torch.logsumexp(2 * one, dim=1) for one in (log_mel, target_log_mel)]  # (B, 64)
+    whole = [0.5 * (one.square().mean(-1) + 1e-6).log() for one in (output, target)]  # (B,)
+    return F.l1_loss(*bands) + F.l1_loss(*whole)
 
 
 def vocoder_loss(vae: nn.Module) -> Callable[[nn.Module, dict], Loss]:
-    """Multi-resolution STFT, log-mel, long-term spectrum and comb; part of the input is what the VAE makes of it."""
+    """Multi-resolution STFT, log-mel, levels, long-term spectrum and comb.
+
+    Most of the input is what the VAE makes of the log-mel, as it is in use.
+    """
 
     def loss_of(vocoder: nn.Module, batch: dict) -> Loss:
         waveform, log_mel = batch["waveform"], batch["log_mel"]
@@ -272,74 +298,137 @@ def vocoder_loss(vae: nn.Module) -> Callable[[nn.Module, dict], Loss]:
         stft = (
             sum(F.l1_loss(_log_magnitude(output, n), _log_magnitude(waveform, n)) for n in (256, 512, 1024, 2048)) / 4
         )
-        mel = F.l1_loss(audioldm_log_mel(output), log_mel)
+        output_log_mel = audioldm_log_mel(output)
+        mel = F.l1_loss(output_log_mel, log_mel)
+        level = level_loss(output, waveform, output_log_mel, log_mel)
         long_term = F.l1_loss(_long_term(output), _long_term(waveform))
         repeated = comb_loss(output, waveform)
-        loss = stft + 2 * mel + 0.5 * long_term + 4 * repeated
-        parts = {"stft": stft, "mel": mel, "long_term": long_term, "comb": repeated}
+        loss = stft + 6 * mel + 3 * level + 0.5 * long_term + 12 * repeated
+        parts = {"stft": stft, "mel": mel, "level": level, "long_term": long_term, "comb": repeated}
         return loss, {key: value.item() for key, value in parts.items()}
 
     return loss_of
 
 
-class Latents(Dataset):
-    """Batches of the U-Net: latents drawn from a bank that is synthesised and encoded once, captions always fresh."""
+class SynthesisedAdditions(Dataset):
+    """Fresh batches of floors ("before") and of what a captioned sound makes of them ("log_mel")."""
 
-    def __init__(self, vae: nn.Module, clips: SynthesisedClips, work: Path, workers: int) -> None:
+    def __getitem__(self, number: int) -> dict:
+        rng = np.random.default_rng([SEED, *b"additions", number])
+        pairs = [draw_addition(rng, FRAMES * AUDIOLDM_HOP) for _ in range(BATCH["unet"])]
+        return {
+            "before": audioldm_log_mel(torch.from_numpy(np.stack([before for before, _ in pairs]))),
+            "log_mel": audioldm_log_mel(torch.from_numpy(np.stack([clip.waveform for _, clip in pairs]))),
+            "words": [[clip.family, clip.pitch, clip.pace] for _, clip in pairs],
+        }
+
+
+class Bank:
+    """Latents of a dataset that is synthesised and encoded once: means and deviations of the VAE's posterior."""
+
+    def __init__(self, name: str, vae: nn.Module, clips: Dataset, keys: tuple[str, ...], work: Path, workers: int):
+        """`keys` name the log-mels to encode: {key: (mean, deviation)}, each (N, 8, frames / 8, 8), are `latents`."""
         parts = []
         for part in range(LATENT_PARTS):
-            path = work / f"latents_{part:02d}.safetensors"
+            path = work / f"{name}_{part:02d}.safetensors"
             if not path.exists():
-                self._encode_part(vae, clips, part, path, workers)
+                _encode(vae, clips, keys, part, path, workers)
+                log.info("%s: part %d of %d", name, part + 1, LATENT_PARTS)
             with safe_open(path, "pt") as file:
-                parts.append((file.get_tensor("mean"), file.get_tensor("std"), json.loads(file.metadata()["words"])))
-        self.mean, self.std = (torch.cat([part[i] for part in parts]) for i in (0, 1))  # (N, 8, frames / 8, 8) each
-        self.words = [words for part in parts for words in part[2]]
+                parts.append(
+                    {key: (file.get_tensor(f"{key}.mean"), file.get_tensor(f"{key}.std")) for key in keys}
+                    | {"words": json.loads(file.metadata()["words"])}
+                )
+        self.latents = {key: tuple(torch.cat([part[key][i] for part in parts]) for i in (0, 1)) for key in keys}
+        self.words = [words for part in parts for words in part["words"]]
 
-    @staticmethod
-    def _encode_part(vae: nn.Module, clips: SynthesisedClips, part: int, path: Path, workers: int) -> None:
-        numbers = range(part * LATENT_BATCHES, (part + 1) * LATENT_BATCHES)
-        means, deviations, words = [], [], []
-        for batch in DataLoader(clips, batch_size=None, sampler=numbers, num_workers=workers):
+    def draw(self, key: str, chosen: np.ndarray, noise: Tensor) -> Tensor:
+        """Samples of the posterior of the `chosen` crops, with the standard normal `noise`."""
+        mean, deviation = self.latents[key]
+        return mean[chosen].float() + deviation[chosen].float() * noise
+
+
+def _encode(vae: nn.Module, clips: Dataset, keys: tuple[str, ...], part: int, path: Path, workers: int) -> None:
+    encoded: dict[str, list[Tensor]] = {}
+    words = []
+    numbers = range(part * LATENT_BATCHES, (part + 1) * LATENT_BATCHES)
+    for batch in DataLoader(clips, batch_size=None, sampler=numbers, num_workers=workers):
+        for key in keys:
             with torch.no_grad(), _autocast():
-                posterior = vae.encode(batch["log_mel"][:, None]).latent_dist
-            means.append(posterior.mean.half())
-            deviations.append(posterior.std.half())
-            words += batch["words"]
-        temporary = path.with_suffix(f".{os.getpid()}")
-        tensors = {"mean": torch.cat(means).contiguous(), "std": torch.cat(deviations).contiguous()}
-        save_file(tensors, temporary, {"words": json.dumps(words)})
-        temporary.replace(path)
-        log.info("latents: part %d of %d", part + 1, LATENT_PARTS)
+                posterior = vae.encode(batch[key][:, None]).latent_dist
+            encoded.setdefault(f"{key}.mean", []).append(posterior.mean.half())
+            encoded.setdefault(f"{key}.std", []).append(posterior.std.half())
+        words += batch["words"]
+    temporary = path.with_suffix(f".{os.getpid()}")
+    save_file({k: torch.cat(v).contiguous() for k, v in encoded.items()}, temporary, {"words": json.dumps(words)})
+    temporary.replace(path)
+
+
+class Latents(Dataset):
+    """Batches of the U-Net: latents from both banks, those "before" an addition, and captions, always fresh."""
+
+    def __init__(self, mixtures: Bank, additions: Bank) -> None:
+        self.mixtures, self.additions = mixtures, additions
 
     def __getitem__(self, number: int) -> dict:
         rng = np.random.default_rng([SEED, *b"unet captions", number])
-        chosen = rng.integers(len(self.words), size=BATCH["unet"])
-        noise = torch.from_numpy(rng.standard_normal((len(chosen), *self.mean.shape[1:]), dtype=np.float32))
-        captions = []
-        for index in chosen:
-            family, pitch, pace = self.words[index]
-            dropped = family is None or rng.uniform() < DROP_CAPTION
-            captions.append("" if dropped else caption(rng, family, pitch, pace))
-        return {"latents": self.mean[chosen].float() + self.std[chosen].float() * noise, "captions": captions}
+        added = round(ADDITIONS * BATCH["unet"])
+        after, before, captions = [], [], []
+        for bank, count, key in (
+            (self.mixtures, BATCH["unet"] - added, "log_mel"),
+            (self.additions, added, "before"),
+        ):
+            chosen = rng.integers(len(bank.words), size=count)
+            shape = (count, *bank.latents[key][0].shape[1:])
+            noise = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
+            after.append(bank.draw("log_mel", chosen, noise))
+            before.append(bank.draw(key, chosen, noise))
+            for index in chosen:
+                family, pitch, pace = bank.words[index]
+                dropped = family is None or rng.uniform() < DROP_CAPTION
+                captions.append("" if dropped else caption(rng, family, pitch, pace))
+        return {"latents": torch.cat(after), "before": torch.cat(before), "captions": captions}
+
+
+def share_left(alphas_cumprod: Tensor, timesteps: Tensor, entries: Tensor) -> Tensor:
+    """Share of a recording that is left at `timesteps` of DDIM, entered at `entries`, if every step predicts the same.
+
+    With a_t^2 = abar_t = 1 - s_t^2 it is (s_t / a_t) / (s_k / a_k).
+    """
+    ratios = ((1 - alphas_cumprod) / alphas_cumprod).sqrt()
+    return ratios[timesteps] / ratios[entries]
 
 
 def unet_loss(embed: Callable[[list[str]], Tensor], alphas_cumprod: Tensor) -> Callable[[nn.Module, dict], Loss]:
-    """Velocity prediction on the VAE's latents; captions enter as AudioLDM's pipeline gives them, as class labels."""
+    """Velocity prediction on the VAE's latents; captions enter as AudioLDM's pipeline gives them, as class labels.
+
+    Half of the latents are noised as in any diffusion model. The others are noised as DDIM finds them that entered at
+    timestep k with a recording "before" to which the caption's sound is to be added: with r the share that is left of
+    it, x_t = a_t (z + r (before - z)) + s_t eps, and the prediction wanted is z. The smaller k, the less is added.
+    Without a caption nothing is.
+    """
+    signals, sigmas = alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()
 
     def loss_of(unet: nn.Module, batch: dict) -> Loss:
-        latents = batch["latents"]  # (B, 8, frames / 8, 8)
+        wanted, before = batch["latents"], batch["before"]  # (B, 8, frames / 8, 8)
         with torch.no_grad():
             embedding = embed(batch["captions"])  # (B, 128)
-        timesteps = torch.randint(len(alphas_cumprod), (len(latents),))
-        noise = torch.randn_like(latents)
-        signal = alphas_cumprod[timesteps].sqrt()[:, None, None, None]
-        sigma = (1 - alphas_cumprod[timesteps]).sqrt()[:, None, None, None]
+        timesteps = torch.randint(len(alphas_cumprod), (len(wanted),))  # t
+        low = timesteps.clamp(min=ADDED_FROM)
+        entries = low + (torch.rand(len(low)) * (ENTRY - low).clamp(min=0)).long()  # k
+        silent = torch.tensor([not caption for caption in batch["captions"]])
+        added = ((entries - ADDED_FROM) / (ADDED_BY - ADDED_FROM)).clamp(0, 1)
+        left = share_left(alphas_cumprod, timesteps, entries)  # r
+        added, left, signal, sigma = (
+            values[:, None, None, None] for values in (added, left, signals[timesteps], sigmas[timesteps])
+        )
+        wanted = before + added * (wanted - before)
+        present = wanted + left * (before - wanted)
+        wanted = torch.where(silent[:, None, None, None], present, wanted)
+        noised = signal * present + sigma * torch.randn_like(present)
         with _autocast():
-            velocity = unet(
-                signal * latents + sigma * noise, timesteps, encoder_hidden_states=None, class_labels=embedding
-            ).sample
-        loss = F.mse_loss(velocity.float(), signal * noise - sigma * latents)
+            velocity = unet(noised, timesteps, encoder_hidden_states=None, class_labels=embedding).sample
+        loss = F.mse_loss(velocity.float(), (signal * noised - wanted) / sigma)
         return loss, {"velocity_mse": loss.item()}
 
     return loss_of
@@ -386,7 +475,9 @@ def train(work: Path, checkpoint: Path, workers: int = 1) -> None:
     def embed(captions: list[str]) -> Tensor:
         return F.normalize(text_encoder(**tokenize(captions)).text_embeds, dim=-1)
 
-    latents = Latents(vae, statistics, work, workers)
+    mixtures = Bank("latents", vae, statistics, ("log_mel",), work, workers)
+    additions = Bank("additions", vae, SynthesisedAdditions(), ("before", "log_mel"), work, workers)
+    latents = Latents(mixtures, additions)
     unet = fit("unet", architecture.unet(), latents, unet_loss(embed, scheduler.alphas_cumprod), work, workers=0)
     vocoder = architecture.vocoder(torch.cat([statistics[STATISTICS + number]["log_mel"] for number in range(8)]))
     clips = SynthesisedClips("vocoder", FRAMES // 2, 0.4)

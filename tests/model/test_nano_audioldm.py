@@ -2,17 +2,20 @@
 
 import json
 from collections import Counter
+from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from audio.logmel import audioldm_log_mel
 from model.nano_audioldm import architecture, train
 from model.nano_audioldm.captions import caption
 from model.nano_audioldm.evaluate import CHECKPOINT, HIGH, LOW, centroid, comb, round_trip
 from model.nano_audioldm.families import FAMILIES, family_of
-from model.nano_audioldm.synthesis import draw_clip, family_sound, noise_floor
+from model.nano_audioldm.synthesis import draw_addition, draw_clip, family_sound, noise_floor
 from model.prompts import read_bank
 from tests.conftest import ROOT
 
@@ -91,6 +94,80 @@ def test_a_clip_is_as_the_front_end_leaves_it_and_depends_on_its_generator_alone
         assert family_of(clip.caption) == clip.family
         np.testing.assert_array_equal(clip.waveform, again.waveform)
         assert clip.caption == again.caption
+
+
+def test_an_addition_leaves_the_floor_as_it_was():
+    rng = np.random.default_rng(5)
+    levels = []
+    for _ in range(12):
+        before, clip = draw_addition(rng, 16000)
+        added = clip.waveform - before
+        assert 0.14 < np.abs(before).max() <= 0.5001
+        assert family_of(clip.caption) == clip.family
+        levels.append(20 * np.log10(added.std() / before.std()))
+    assert -15.5 < min(levels) < -5 < max(levels) < 3.5
+
+
+def test_the_share_left_of_a_recording_is_that_of_ddim():
+    scheduler = architecture.scheduler()
+    scheduler.set_timesteps(25)
+    alphas = scheduler.alphas_cumprod
+    torch.manual_seed(0)
+    before, wanted, noise = torch.randn(3, 1, 8, 4, 4)
+    steps = scheduler.timesteps[-12:]
+    state = scheduler.add_noise(before, noise, steps[0])
+    for step, following in pairwise(steps):
+        a, s = alphas[step].sqrt(), (1 - alphas[step]).sqrt()
+        state = scheduler.step((a * state - wanted) / s, step, state).prev_sample  # the velocity that predicts `wanted`
+        left = train.share_left(alphas, following, steps[0])
+        expected = scheduler.add_noise(wanted + left * (before - wanted), noise, following)
+        torch.testing.assert_close(state, expected, atol=1e-4, rtol=1e-4)
+
+
+class _Oracle(nn.Module):
+    """A U-Net that knows the latents wanted."""
+
+    def __init__(self, wanted: torch.Tensor, alphas: torch.Tensor) -> None:
+        super().__init__()
+        self.wanted, self.alphas = wanted, alphas
+
+    def forward(self, noised, timesteps, encoder_hidden_states, class_labels):
+        a, s = (values[timesteps][:, None, None, None] for values in (self.alphas.sqrt(), (1 - self.alphas).sqrt()))
+        return SimpleNamespace(sample=(a * noised - self.wanted) / s)
+
+
+@pytest.mark.parametrize(("caption", "wanted"), [("add a rumble", "latents"), ("", "before")])
+def test_the_unet_learns_to_add_what_a_caption_says_and_nothing_without(monkeypatch, caption, wanted):
+    monkeypatch.setattr(train, "ADDED_FROM", -1)
+    monkeypatch.setattr(train, "ADDED_BY", 0)  # all is added, wherever the recording entered
+    monkeypatch.setattr(train, "ENTRY", 0 if wanted == "before" else 700)  # 0: it has just entered
+    torch.manual_seed(1)
+    batch = {"latents": torch.randn(16, 8, 8, 8), "before": torch.randn(16, 8, 8, 8), "captions": [caption] * 16}
+    alphas = architecture.scheduler().alphas_cumprod
+    loss_of = train.unet_loss(lambda captions: torch.zeros(len(captions), 128), alphas)
+    other = {"latents": "before", "before": "latents"}[wanted]
+    assert loss_of(_Oracle(batch[wanted], alphas), batch)[0] < 1e-6
+    assert loss_of(_Oracle(batch[other], alphas), batch)[0] > 0.1
+
+
+def test_the_vocoders_losses_see_a_comb_a_notch_an_offset_and_a_level():
+    rng = np.random.default_rng(8)
+    times = np.arange(20480) / 16000
+    noise = torch.from_numpy(0.1 * rng.standard_normal((4, 20480))).float()
+    again = torch.from_numpy(0.1 * rng.standard_normal((4, 20480))).float()
+    line = torch.from_numpy(0.05 * np.sin(2 * np.pi * 100 * times)).float()
+    buzz = noise * torch.from_numpy(1 + 0.5 * np.sin(2 * np.pi * 100 * times)).float()
+    alike = train.comb_loss(again, noise)
+    assert train.comb_loss(again + line, noise) > 3 * alike
+    assert train.comb_loss(buzz, noise) > 3 * alike
+    assert train.comb_loss(buzz + 0.9, noise) > 3 * alike  # an offset does not hide it
+
+    def level(output: torch.Tensor) -> float:
+        return float(train.level_loss(output, noise, audioldm_log_mel(output), audioldm_log_mel(noise)))
+
+    assert level(again) < 0.1
+    assert level(again + 0.3) > 1
+    assert level(0.5 * again) > 2 * np.log(2) - 0.2
 
 
 def test_whitening_standardises_the_latents_and_leaves_the_reconstruction_alone():
