@@ -208,7 +208,6 @@ def evaluate(checkpoint: Path, clips: Path, seeds: Sequence[int], per_family: in
     files = sorted(clips.rglob("*.flac")) + sorted(clips.rglob("*.wav"))
     if len(files) < CLIPS:
         raise ValueError(f"{clips} holds {len(files)} recordings, {CLIPS} are needed")
-    torch.set_num_threads(2)
     result: dict = {
         "megabytes": sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file()) / 1e6,
         "seeds": list(seeds),
@@ -246,6 +245,7 @@ def evaluate(checkpoint: Path, clips: Path, seeds: Sequence[int], per_family: in
     result["comb_round_trip"] = comb([round_trip(diffusion, waveform) for waveform in broadband])
     recipes = [Recipe(LOW, STEPS, 0.5, GUIDANCE, 0.0, i) for i in range(8)]
     diffusion.augment(waveforms[:1], recipes[:1])
+    torch.set_num_threads(2)
     start = time.perf_counter()
     diffusion.augment(waveforms[:8], recipes)
     result["seconds_per_clip"] = (time.perf_counter() - start) / 8

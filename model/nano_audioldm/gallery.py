@@ -3,7 +3,7 @@
     python -m model.nano_audioldm.gallery [--checkpoint FOLDER] [--output FOLDER]
 
 `augmented.png`: 12 synthesised machine clips, each under 4 prompts at t0 = 0.3, 0.5 and 0.7. `generated.png`, `*.flac`:
-one pure generation per family, through the stock pipeline.
+pure generation through the stock pipeline, a spectrogram of each family and the sound of some.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import matplotlib
 import numpy as np
 import torch
 from diffusers import AudioLDMPipeline
+from PIL import Image
 
 from audio.clips import write_clip
 from audio.logmel import audioldm_log_mel
@@ -22,8 +23,10 @@ from model.nano_audioldm.families import FAMILIES
 from model.nano_audioldm.synthesis import noise_floor
 from model.recipes import Recipe
 
-matplotlib.use("Agg")
+matplotlib.use("Agg")  # before pyplot is imported
 from matplotlib import pyplot as plt
+
+SOUNDS = ("rumble", "screech", "hammering", "hiss", "bubbling", "beeping")
 
 PROMPTS = {
     "rumble": LOW,
@@ -41,13 +44,23 @@ def _show(axes: plt.Axes, waveform: np.ndarray) -> None:
     axes.set_yticks([])
 
 
-def augmented(diffusion: AudioLDM, path: Path, count: int = 12) -> None:
-    """Sheet of `count` rows: the source, then its augmentations, prompt by prompt and t0 by t0."""
+def _save(figure: plt.Figure, path: Path) -> None:
+    """Write a figure with a palette, as its colour map has one: a third of the size."""
+    figure.savefig(path, dpi=65)
+    plt.close(figure)
+    Image.open(path).convert("P", palette=Image.Palette.ADAPTIVE).save(path, optimize=True)
+
+
+def floors(count: int = 12) -> list[np.ndarray]:
+    """Synthesised machine clips of 10 s."""
     rng = np.random.default_rng(12)
-    sources = []
-    for _ in range(count):
-        floor = noise_floor(rng, 160_000)
-        sources.append((0.3 * floor / np.abs(floor).max()).astype(np.float32))
+    waveforms = [noise_floor(rng, 160_000) for _ in range(count)]
+    return [(0.3 * waveform / np.abs(waveform).max()).astype(np.float32) for waveform in waveforms]
+
+
+def augmented(diffusion: AudioLDM, sources: list[np.ndarray], path: Path) -> None:
+    """Sheet with a row per source: the source, then its augmentations, prompt by prompt and t0 by t0."""
+    count = len(sources)
     columns = [(family, t0) for family in PROMPTS for t0 in (0.3, 0.5, 0.7)]
     figure, grid = plt.subplots(count, len(columns) + 1, figsize=(15, count * 0.75), layout="constrained")
     for row, source in zip(grid, sources, strict=True):
@@ -58,8 +71,7 @@ def augmented(diffusion: AudioLDM, path: Path, count: int = 12) -> None:
         for row, made in zip(grid, diffusion.augment(sources, recipes), strict=True):
             _show(row[column], made["vocoder"])
         grid[0, column].set_title(f"{family}, {t0}", fontsize=7)
-    figure.savefig(path, dpi=65)
-    plt.close(figure)
+    _save(figure, path)
 
 
 def generated(pipeline: AudioLDMPipeline, folder: Path) -> None:
@@ -76,9 +88,9 @@ def generated(pipeline: AudioLDMPipeline, folder: Path) -> None:
         ).audios[0]
         _show(axes, made)
         axes.set_title(family, fontsize=8)
-        write_clip(folder / f"{family}.flac", 0.5 * made / np.abs(made).max())
-    figure.savefig(folder / "generated.png", dpi=65)
-    plt.close(figure)
+        if family in SOUNDS:
+            write_clip(folder / f"{family}.flac", 0.5 * made / np.abs(made).max())
+    _save(figure, folder / "generated.png")
 
 
 def main() -> None:
@@ -91,7 +103,7 @@ def main() -> None:
     pipeline = AudioLDMPipeline.from_pretrained(options.checkpoint)
     pipeline.set_progress_bar_config(disable=True)
     generated(pipeline, options.output)
-    augmented(AudioLDM.from_checkpoint(str(options.checkpoint)), options.output / "augmented.png")
+    augmented(AudioLDM.from_checkpoint(str(options.checkpoint)), floors(), options.output / "augmented.png")
 
 
 if __name__ == "__main__":
