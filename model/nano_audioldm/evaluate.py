@@ -20,6 +20,7 @@ from sklearn.ensemble import ExtraTreesClassifier
 
 from audio.clips import read_clip
 from audio.logmel import AUDIOLDM_HOP, audioldm_log_mel
+from audio.memory import keep_freed_memory
 from model.audioldm import OUTPUTS, AudioLDM, front_end, restore_level, source_phase
 from model.nano_audioldm.captions import caption
 from model.nano_audioldm.families import FAMILIES
@@ -260,6 +261,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--per-family", type=int, default=10, help="pure generations per family and seed")
     options = parser.parse_args()
+    keep_freed_memory()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     print(json.dumps(evaluate(options.checkpoint, options.clips, options.seeds, options.per_family), indent=1))
 

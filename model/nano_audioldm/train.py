@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import RobertaTokenizerFast
 
 from audio.logmel import AUDIOLDM_HOP, audioldm_log_mel
+from audio.memory import keep_freed_memory
 from model.nano_audioldm import architecture
 from model.nano_audioldm.captions import caption
 from model.nano_audioldm.families import FAMILIES
@@ -494,6 +495,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=store, help=f"folder of the training states (default {store})")
     parser.add_argument("--checkpoint", type=Path, default=store / "checkpoint", help="folder of the finished pipeline")
     options = parser.parse_args()
+    keep_freed_memory()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     train(options.work, options.checkpoint)
 
