@@ -32,7 +32,7 @@ from audio.recordings import SHORTEST_SECONDS, SILENCE
 from audio.streaming import log_mel_of_blocks
 from evaluation.backends import Backend, all_backends, fit_and_score_held_out
 from evaluation.thresholds import threshold
-from model.checkpoints import load_model, save_model
+from model.checkpoints import load_model, read_json, save_model
 from model.network import RCMAE, IdentityClassifier, network_input
 
 FORMAT = 1
@@ -321,13 +321,13 @@ class Detector:
         folder = Path(folder)
         if not (folder / "checksums.json").is_file():
             raise ValueError(f"{folder} holds no detector (no checksums.json): train one with `dvc repro`")
-        sums = _read_json(folder / "checksums.json")
+        sums = read_json(folder / "checksums.json")
         for name in FILES:
             if not (folder / name).is_file():
                 raise ValueError(f"{folder}: {name} is missing")
             if sums.get(name) != _sha256(folder / name):
                 raise ValueError(f"{folder}: {name} is not the file that was saved (its SHA-256 differs)")
-        about = _read_json(folder / "detector.json")
+        about = read_json(folder / "detector.json")
         if about.get("format") != FORMAT:
             raise ValueError(f"{folder}/detector.json has format {about.get('format')!r}, this version reads {FORMAT}")
         try:
@@ -365,13 +365,3 @@ class Detector:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} is damaged: not a JSON object")
-    return value

@@ -51,7 +51,7 @@ def load_model(folder: Path | str) -> tuple[RCMAE | IdentityClassifier, dict]:
     of this format, OSError when a file cannot be read.
     """
     folder = Path(folder)
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     if config.get("format") != FORMAT:
         raise ValueError(f"{folder}/config.json has format {config.get('format')!r}, this version reads {FORMAT}")
     try:
@@ -134,7 +134,8 @@ def restore(network: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[
         raise ValueError(f"the checkpoint is of another network: {_one_line(error)}") from None
 
 
-def _read_json(path: Path) -> dict:
+def read_json(path: Path) -> dict:
+    """The JSON object in the file `path`. Raises ValueError, naming it, when it is none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

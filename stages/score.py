@@ -60,10 +60,11 @@ def run(params: Declared, root: Path = Path()) -> None:
     write_scores(root / SCORES, table, score.backend, embeddings, summary)
     detector.save(root / DETECTOR)
     _write_json(root / METRICS / "score.json", _rounded(summary[score.backend]["figures"]))
-    _write_json(root / METRICS / "comparison.json", _rounded(compare(summary)))
+    comparison = compare(summary)
+    _write_json(root / METRICS / "comparison.json", _rounded(comparison))
     curves = metrics.roc(table[table["split"] == "test"], score.backend)
     _write_json(root / METRICS / "plots" / "roc.json", {"roc": curves.to_dict("records")})
-    for name, row in compare(summary).items():
+    for name, row in comparison.items():
         log.info("%-26s AUC %.3f (%.3f to %.3f)  pAUC %.3f", name, *list(row.values())[:4])
 
 
