@@ -10,6 +10,8 @@ import numpy as np
 import soundfile
 import soxr
 
+from audio.files import whole_file
+
 SAMPLE_RATE = 16000  # Hz, of everything below data/
 AUDIO_SUFFIXES = (".wav", ".flac")
 RATES = (1_000, 1_000_000)  # Hz, of a recording; what is beyond comes from a damaged header and would fill the memory
@@ -67,12 +69,8 @@ def write_clip(path: Path, waveform: np.ndarray, sample_rate: int = SAMPLE_RATE,
     """
     if bits not in (16, 24):
         raise ValueError(f"bits is {bits}, allowed are 16 and 24")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        soundfile.write(temporary, waveform, sample_rate, subtype=f"PCM_{bits}", format="FLAC")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as unfinished:
+        soundfile.write(unfinished, waveform, sample_rate, subtype=f"PCM_{bits}", format="FLAC")
 
 
 def digest(waveform: np.ndarray) -> str:

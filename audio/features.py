@@ -4,13 +4,14 @@ float16 holds a log-mel value of -100 to 40 dB to 0.031 dB (half its spacing bet
 """
 
 import json
-import shutil
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from audio.files import whole_folder
 from audio.logmel import LogMelSettings
 from audio.manifest import COLUMNS
 
@@ -31,6 +32,7 @@ class Features:
         self.index, self.settings, self.mean, self.std = index, settings, mean, std
         self._folder = folder
         self._rows = list(zip(index["kind"], index["start"].astype(int), index["frames"].astype(int), strict=True))
+        self._starts = index["start"].to_numpy(np.int64)
         self._files = {
             kind: np.load(folder / f"{kind}.npy", mmap_mode="r") for kind in KINDS if (index["kind"] == kind).any()
         }
@@ -60,6 +62,15 @@ class Features:
         last = length if frames is None else min(start + frames, length)
         return self._files[kind][first + start : first + last].astype(np.float32)
 
+    def read_originals(self, rows: np.ndarray, starts: np.ndarray, frames: int) -> np.ndarray:
+        """Many pieces at once: log-mel (dB), float32 of shape (B, frames, mels), of originals.
+
+        `rows` (B,) are their rows of the index and `starts` (B,) their first frames; all must lie within their
+        spectrograms.
+        """
+        first = self._starts[rows] + starts
+        return self._files["original"][first[:, None] + np.arange(frames)].astype(np.float32)
+
 
 class FeatureWriter:
     """Write a feature store spectrogram by spectrogram, in memory that does not grow with the corpus.
@@ -69,15 +80,14 @@ class FeatureWriter:
 
     def __init__(self, folder: Path, settings: LogMelSettings):
         self._folder, self._settings = folder, settings
-        self._partial = folder.with_name(folder.name + ".partial")
+        self._whole = ExitStack()
         self._rows: list[dict] = []  # of the index, not yet written
         self._written = dict.fromkeys(KINDS, 0)
         self._count, self._sum, self._squares = 0, 0.0, 0.0
 
     def __enter__(self) -> "FeatureWriter":
-        shutil.rmtree(self._partial, ignore_errors=True)
-        self._partial.mkdir(parents=True)
-        self._files = {kind: (self._partial / f"{kind}.npy").open("wb") for kind in KINDS}
+        self._partial = self._whole.enter_context(whole_folder(self._folder))
+        self._files = {kind: self._whole.enter_context((self._partial / f"{kind}.npy").open("wb")) for kind in KINDS}
         for kind in KINDS:
             self._write_header(kind)
         self._write_rows(header=True)
@@ -100,18 +110,15 @@ class FeatureWriter:
             self._sum += float(values.sum())
             self._squares += float(np.square(values).sum())
 
-    def __exit__(self, exception: type | None, *_) -> None:
-        try:
-            for kind, file in self._files.items():
-                with file:
-                    self._write_header(kind)
-            if exception is None:
-                self._write_rows()
-                self._write_stats()
-                shutil.rmtree(self._folder, ignore_errors=True)
-                self._partial.replace(self._folder)
-        finally:
-            shutil.rmtree(self._partial, ignore_errors=True)
+    def __exit__(self, exception: type | None, *others) -> None:
+        if exception:
+            self._whole.__exit__(exception, *others)
+            return
+        with self._whole:
+            for kind in KINDS:
+                self._write_header(kind)
+            self._write_rows()
+            self._write_stats()
 
     def _write_header(self, kind: str) -> None:
         # NumPy pads the header so that the first axis can grow without moving the data.

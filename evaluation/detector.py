@@ -10,9 +10,7 @@ It is what `stages.score` scores the test clips with, and what travels in a fold
 Only safetensors and JSON are read; nothing in the folder is executed.
 """
 
-import hashlib
 import json
-import shutil
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -27,6 +25,7 @@ import soxr
 import torch
 
 from audio.clips import RATES, read_blocks
+from audio.files import sha256, whole_folder
 from audio.logmel import LogMelSettings
 from audio.recordings import SHORTEST_SECONDS, SILENCE
 from audio.streaming import log_mel_of_blocks
@@ -292,28 +291,26 @@ class Detector:
 
     def save(self, folder: Path) -> None:
         """Write the detector to `folder`, which appears whole and replaces what was there."""
-        partial = folder.with_name(f".{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save_model(partial / "finetuned", self.classifier, self.config)
-        save_model(partial / "pretrained", self.pretrained, self.pretrained_config)
-        arrays = {
-            f"{name}.{key}": np.ascontiguousarray(array)
-            for name, backend in self.backends.items()
-            for key, array in backend.arrays().items()
-        }
-        (partial / "backends.safetensors").write_bytes(safetensors.numpy.save(arrays))  # save_file lets only us read it
-        about = {
-            "format": FORMAT,
-            "settings": asdict(self.settings),
-            "thresholds": self.thresholds,
-            "training_scores": self.training_scores,
-        }
-        (partial / "detector.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-        sums = {path.relative_to(partial).as_posix(): _sha256(path) for path in sorted(partial.rglob("*.*"))}
-        (partial / "checksums.json").write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.replace(folder)
+        with whole_folder(folder) as partial:
+            save_model(partial / "finetuned", self.classifier, self.config)
+            save_model(partial / "pretrained", self.pretrained, self.pretrained_config)
+            arrays = {
+                f"{name}.{key}": np.ascontiguousarray(array)
+                for name, backend in self.backends.items()
+                for key, array in backend.arrays().items()
+            }
+            (partial / "backends.safetensors").write_bytes(
+                safetensors.numpy.save(arrays)
+            )  # save_file lets only us read it
+            about = {
+                "format": FORMAT,
+                "settings": asdict(self.settings),
+                "thresholds": self.thresholds,
+                "training_scores": self.training_scores,
+            }
+            (partial / "detector.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+            sums = {path.relative_to(partial).as_posix(): sha256(path) for path in sorted(partial.rglob("*.*"))}
+            (partial / "checksums.json").write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path | str, device: str = "cpu") -> Self:
@@ -325,7 +322,7 @@ class Detector:
         for name in FILES:
             if not (folder / name).is_file():
                 raise ValueError(f"{folder}: {name} is missing")
-            if sums.get(name) != _sha256(folder / name):
+            if sums.get(name) != sha256(folder / name):
                 raise ValueError(f"{folder}: {name} is not the file that was saved (its SHA-256 differs)")
         about = read_json(folder / "detector.json")
         if about.get("format") != FORMAT:
@@ -360,8 +357,3 @@ class Detector:
         # the features on disk are float16, and a recording must get the score that it gets there
         pieces = (torch.from_numpy(log_mel[start : start + frames].astype(np.float16)) for start in starts)
         return torch.stack([network_input(piece, self.mean, self.std, frames) for piece in pieces]).to(self.device)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,14 +13,13 @@ back-end, named after it: scores (B, identities), one column for each machine th
 """
 
 import json
-import os
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from audio.files import whole_file
 from evaluation.backends import GaussianMixture, Mahalanobis, NearestNeighbour
 from evaluation.detector import Detector
 from model.network import IdentityClassifier
@@ -140,11 +139,5 @@ def export_onnx(detector: Detector, path: Path) -> None:
     }
     onnx.helper.set_model_props(model, {"detector": json.dumps(about)})
     onnx.checker.check_model(model)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        onnx.save(model, name)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with whole_file(path) as unfinished:
+        onnx.save(model, unfinished)

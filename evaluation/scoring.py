@@ -7,7 +7,6 @@ something to fit on clips; the networks, the autoencoder and the mean level did 
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,11 +17,12 @@ import torch
 from tqdm import tqdm
 
 from audio.features import Features
+from audio.files import whole_folder
 from evaluation import metrics
 from evaluation.detector import Detector, Outputs
 from evaluation.references import level_distance, statistics, statistics_distances
 from evaluation.thresholds import decide, threshold
-from model.autoencoder import reconstruction_error, train
+from model.autoencoder import STACKED, reconstruction_error, train
 
 COLUMNS = ["clip", "machine_type", "machine_id", "split", "condition"]
 REFERENCES = ("rms", "logmel_nearest_neighbour", "logmel_mahalanobis", "autoencoder")
@@ -109,12 +109,19 @@ def autoencoder_scores(
 ) -> np.ndarray:
     """Scores (N,) of the DCASE 2020 baseline autoencoder for the clips of one machine type."""
 
-    def read(row: int) -> np.ndarray:
-        return (features.read(row) - features.mean) / features.std
+    def standardised(log_mel: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy((log_mel - features.mean) / features.std)
 
-    known = [read(row) for row in clips.loc[clips["split"] == "train", "row"]]
-    network = train(known, epochs, vectors_per_epoch, seed)
-    return np.array([reconstruction_error(network, read(row)) for row in clips["row"]])
+    rows = clips.loc[clips["split"] == "train", "row"].to_numpy()
+    lengths = features.index["frames"].to_numpy()[rows]
+    network = train(
+        lengths,
+        lambda chosen, starts: standardised(features.read_originals(rows[chosen], starts, STACKED)),
+        epochs,
+        vectors_per_epoch,
+        seed,
+    )
+    return np.array([reconstruction_error(network, standardised(features.read(row))) for row in clips["row"]])
 
 
 def summarise(table: pd.DataFrame, quantile: float, resamples: int, seed: int) -> dict[str, dict]:
@@ -162,18 +169,14 @@ def write_scores(folder: Path, table: pd.DataFrame, backend: str, embeddings: di
 
     A submission file per machine id holds its test clips' scores under `backend`, the headline.
     """
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    table.to_csv(partial / "scores.csv", index=False, lineterminator="\n")
-    np.savez_compressed(partial / "embeddings.npz", clip=table["clip"].to_numpy(str), **embeddings)
-    test = table[table["split"] == "test"]
-    for (machine_type, machine_id), own in test.groupby(["machine_type", "machine_id"]):
-        files = own["clip"].str.rsplit("/", n=1).str[-1] + ".wav"
-        submission = pd.DataFrame({"file": files, "score": own[backend]})
-        name = f"anomaly_score_{machine_type}_{machine_id}.csv"
-        submission.to_csv(partial / name, index=False, header=False, lineterminator="\n")
-    text = json.dumps({"backend": backend, "systems": summary}, indent=1) + "\n"
-    (partial / "summary.json").write_text(text, encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.replace(folder)
+    with whole_folder(folder) as partial:
+        table.to_csv(partial / "scores.csv", index=False, lineterminator="\n")
+        np.savez_compressed(partial / "embeddings.npz", clip=table["clip"].to_numpy(str), **embeddings)
+        test = table[table["split"] == "test"]
+        for (machine_type, machine_id), own in test.groupby(["machine_type", "machine_id"]):
+            files = own["clip"].str.rsplit("/", n=1).str[-1] + ".wav"
+            submission = pd.DataFrame({"file": files, "score": own[backend]})
+            name = f"anomaly_score_{machine_type}_{machine_id}.csv"
+            submission.to_csv(partial / name, index=False, header=False, lineterminator="\n")
+        text = json.dumps({"backend": backend, "systems": summary}, indent=1) + "\n"
+        (partial / "summary.json").write_text(text, encoding="utf-8")

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from audio.files import sha256
 from audio.logmel import AUDIOLDM_HOP, AUDIOLDM_MELS, AUDIOLDM_SAMPLES, audioldm_log_mel
 from model.recipes import Recipe
 
@@ -87,9 +88,7 @@ def checkpoint_identity(folder: Path) -> str:
     for component in COMPONENTS:
         for path in sorted((folder / component).glob("*")):
             if path.suffix in (".json", ".txt", ".safetensors"):
-                with path.open("rb") as file:
-                    content = hashlib.file_digest(file, "sha256").hexdigest()
-                digest.update(f"{component}/{path.name}\0{content}\n".encode())
+                digest.update(f"{component}/{path.name}\0{sha256(path)}\n".encode())
     return digest.hexdigest()
 
 
@@ -147,6 +146,7 @@ class AudioLDM:
         noises = [self._noise(clip, recipe) for clip, recipe in zip(clips, recipes, strict=True)]
         window_frames = WINDOW_FRAMES // self.scale  # L
         mels: dict[tuple[int, int], Tensor] = {}
+        changes: dict[tuple[int, int], Tensor] = {}
         for first in range(0, len(rows), batch_size):
             batch = rows[first : first + batch_size]
             starts = [clips[i].starts[j] for i, j in batch]
@@ -162,18 +162,26 @@ class AudioLDM:
             )  # (B, C, L, M) each
             chosen = [recipes[i] for i, _ in batch]
             latents = self.encode(mel, posterior)
-            latents = self.denoise(self.add_noise(latents, noise, chosen), chosen, [j for _, j in batch])
-            mels |= dict(zip(batch, self.decode(latents).cpu(), strict=True))
-        decoded = [
-            _join([mels[i, j] for j in range(len(clip.starts))], [start * self.scale for start in clip.starts])
-            for i, clip in enumerate(clips)
-        ]  # (frames, 64) each
+            denoised = self.denoise(self.add_noise(latents, noise, chosen), chosen, [j for _, j in batch])
+            decoded = self.decode(denoised).cpu()
+            mels |= dict(zip(batch, decoded, strict=True))
+            if "source_phase" in outputs:
+                changes |= dict(zip(batch, decoded - self.decode(latents).cpu(), strict=True))
+
+        def joined(windows: dict[tuple[int, int], Tensor]) -> list[Tensor]:  # (frames, 64) each
+            return [
+                _join([windows[i, j] for j in range(len(clip.starts))], [start * self.scale for start in clip.starts])
+                for i, clip in enumerate(clips)
+            ]
+
         results: list[dict[str, np.ndarray]] = [{} for _ in clips]
         for output in outputs:
             if output == "vocoder":
-                made = self._vocode_all(decoded)
+                made = self._vocode_all(joined(mels))
             elif output == "source_phase":
-                made = [source_phase(clip.waveform, mel) for clip, mel in zip(clips, decoded, strict=True)]
+                made = [
+                    source_phase(clip.waveform, change) for clip, change in zip(clips, joined(changes), strict=True)
+                ]
             else:
                 raise ValueError(f"output is {output!r}: allowed are {', '.join(OUTPUTS)}")
             for result, clip, source, waveform in zip(results, clips, waveforms, made, strict=True):
@@ -319,14 +327,15 @@ def front_end(waveform: np.ndarray) -> np.ndarray:
     return centred * (0.5 / peak)
 
 
-def source_phase(waveform: np.ndarray, mel: Tensor) -> np.ndarray:
-    """The source with its spectrum changed as far as its log-mel was, and its phase kept.
+def source_phase(waveform: np.ndarray, change: Tensor) -> np.ndarray:
+    """The source with its spectrum changed as far as its log-mel was by the diffusion, and its phase kept.
 
-    `waveform` (samples,) is the source as the diffusion got it and `mel` (frames, 64) the decoded log-mel; the change
-    of the log-mel is interpolated, linearly in Hz, to the bins of the STFT. The result has shape (samples,).
+    `waveform` (samples,) is the source as the diffusion got it, and `change` (frames, 64) what the diffusion did to the
+    decoded log-mel: that of the latents after it less that of the latents before it, so that what the VAE blurs stays.
+    It is interpolated, linearly in Hz, to the bins of the STFT. The result has shape (samples,).
     """
     source = torch.from_numpy(waveform)
-    change = (mel - audioldm_log_mel(source)) @ _mel_to_bins()  # (frames, 513)
+    change = change @ _mel_to_bins()  # (frames, 513)
     window = torch.hann_window(1024)
     spectrum = torch.stft(source, 1024, AUDIOLDM_HOP, window=window, return_complex=True)  # (513, frames + 1)
     change = F.pad(change.T.unsqueeze(0), (0, 1), mode="replicate")[0]  # the log-mel lacks the last frame

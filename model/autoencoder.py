@@ -5,6 +5,7 @@ Koizumi et al., "Description and discussion on DCASE2020 Challenge Task2", secti
 is; here it is standardised with the training normals' mean and standard deviation, so that few epochs suffice.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -37,31 +38,35 @@ def stack(spectrogram: Tensor) -> Tensor:
     return spectrogram.unfold(0, STACKED, 1).transpose(1, 2).flatten(1)  # (F - 4, M, 5) -> (F - 4, 5, M) -> vectors
 
 
-def train(spectrograms: list[np.ndarray], epochs: int, vectors_per_epoch: int, seed: int) -> Autoencoder:
-    """An autoencoder of the training normals of one machine type.
+def train(
+    lengths: np.ndarray,
+    read: Callable[[np.ndarray, np.ndarray], Tensor],
+    epochs: int,
+    vectors_per_epoch: int,
+    seed: int,
+) -> Autoencoder:
+    """An autoencoder of the training normals of one machine type, of which no more than a batch is held at once.
 
-    `spectrograms`: standardised log-mel, each of shape (frames, mels). An epoch passes `vectors_per_epoch` vectors,
-    drawn without replacement, or all if there are fewer.
+    `lengths` (clips,) are their frames, each at least 5. `read(clips, starts)`, both (B,), gives runs of 5 frames of
+    the standardised log-mel: (B, 5, mels). An epoch passes `vectors_per_epoch` of them, drawn without replacement, or
+    all if there are fewer.
     """
     generator = torch.Generator().manual_seed(seed)
-    network = Autoencoder(spectrograms[0].shape[1])
+    ends = np.cumsum(lengths - STACKED + 1)  # vectors of the clips so far, when all are numbered clip by clip
+    network = Autoencoder(read(np.array([0]), np.array([0])).shape[2])
     for layer in network:
         if isinstance(layer, nn.Linear):  # as in Keras, the baseline's framework
             nn.init.xavier_uniform_(layer.weight, generator=generator)
             nn.init.zeros_(layer.bias)
-    # one long spectrogram, and where a vector may begin in it, so that no vector is held twice
-    frames = torch.from_numpy(np.concatenate(spectrograms)).float()
-    ends = np.cumsum([len(one) for one in spectrograms])
-    begins = torch.cat(
-        [torch.arange(end - len(one), end - STACKED + 1) for one, end in zip(spectrograms, ends, strict=True)]
-    )
     optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
     for _ in range(epochs):
-        drawn = begins[torch.randperm(len(begins), generator=generator)[:vectors_per_epoch]]
+        drawn = torch.randperm(int(ends[-1]), generator=generator)[:vectors_per_epoch]
         for batch in drawn.split(BATCH_SIZE):
             if len(batch) < 2:  # batch norm needs two
                 continue
-            vectors = frames[batch[:, None] + torch.arange(STACKED)].flatten(1)  # (B, 5, M) -> (B, 5 M)
+            clips = np.searchsorted(ends, batch.numpy(), side="right")
+            starts = batch.numpy() - (ends - lengths + STACKED - 1)[clips]
+            vectors = read(clips, starts).flatten(1)  # (B, 5, M) -> (B, 5 M)
             loss = F.mse_loss(network(vectors), vectors)
             optimizer.zero_grad()
             loss.backward()
@@ -70,7 +75,7 @@ def train(spectrograms: list[np.ndarray], epochs: int, vectors_per_epoch: int, s
 
 
 @torch.inference_mode()
-def reconstruction_error(network: Autoencoder, spectrogram: np.ndarray) -> float:
+def reconstruction_error(network: Autoencoder, spectrogram: Tensor) -> float:
     """Mean squared error over all vectors of a standardised spectrogram (frames, mels): the clip's anomaly score."""
-    vectors = stack(torch.from_numpy(spectrogram).float())
+    vectors = stack(spectrogram)
     return float(F.mse_loss(network(vectors), vectors))

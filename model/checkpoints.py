@@ -7,8 +7,6 @@ end. A training state is one safetensors file; see `save_state`.
 import dataclasses
 import json
 import logging
-import os
-import tempfile
 import zlib
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from audio.files import whole_file
 from model.network import RCMAE, IdentityClassifier, NetworkConfig
 
 FORMAT = 1  # of both kinds of file; raised whenever an old one can no longer be read
@@ -39,9 +38,10 @@ def save_model(folder: Path | str, network: RCMAE | IdentityClassifier, config: 
         **config,
     }
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    _replace(folder / "model.safetensors", lambda path: save_file(weights, path))
-    text = json.dumps(described, indent=2, ensure_ascii=False) + "\n"
-    _replace(folder / "config.json", lambda path: path.write_text(text, encoding="utf-8"))
+    with whole_file(folder / "model.safetensors") as path:
+        save_file(weights, path)
+    with whole_file(folder / "config.json") as path:
+        path.write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def load_model(folder: Path | str) -> tuple[RCMAE | IdentityClassifier, dict]:
@@ -79,7 +79,8 @@ def save_state(folder: Path, step: int, tensors: dict[str, Tensor], about: dict)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = {"about": json.dumps({"format": FORMAT, "step": step, "checksum": _checksum(tensors), **about})}
-    _replace(folder / f"step_{step:010d}.safetensors", lambda path: save_file(tensors, path, header))
+    with whole_file(folder / f"step_{step:010d}.safetensors") as path:
+        save_file(tensors, path, header)
     for old in sorted(folder.glob("step_*.safetensors"))[:-STATES_KEPT]:
         old.unlink()
 
@@ -143,18 +144,6 @@ def read_json(path: Path) -> dict:
     if not isinstance(value, dict):
         raise ValueError(f"{path} is damaged: not a JSON object")
     return value
-
-
-def _replace(path: Path, write) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _one_line(error: Exception) -> str:

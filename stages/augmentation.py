@@ -1,6 +1,5 @@
 """The clips to be made by diffusion-augment, the store that keeps them, and the loop that makes what it lacks."""
 
-import hashlib
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from audio.clips import read_clip, write_clip
+from audio.files import sha256, whole_file, whole_folder
 from model.recipes import Recipe, draw_recipe
 from stages.params import Declared
 from stages.store import Store
@@ -100,7 +100,7 @@ class AugmentedStore:
         if not path.is_file():
             return False
         try:
-            if self._digest_path(key).read_text() == _digest(path):
+            if self._digest_path(key).read_text() == sha256(path):
                 return True
         except FileNotFoundError:
             pass
@@ -114,17 +114,11 @@ class AugmentedStore:
         with self.entries.put(key, ".flac") as path:
             yield path
             if path:
-                temporary = path.with_suffix(".digest")
-                temporary.write_text(_digest(path))
-                temporary.replace(self._digest_path(key))
+                with whole_file(self._digest_path(key)) as file:
+                    file.write_text(sha256(path))
 
     def _digest_path(self, key: str) -> Path:
         return self.entries.path(key, ".sha256")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def shares(jobs: Sequence[Job], processes: int, batch_size: int) -> list[list[Job]]:
@@ -240,23 +234,20 @@ def assemble(
 
     machines = {job.machine: job.clip for job in reversed(jobs)}  # the first clip of each machine
     references = {machine: spectrogram(read_clip(raw / f"{clip}.flac")) for machine, clip in machines.items()}
-    fresh = out.with_name(f".{out.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
     rows = []
-    for job in tqdm(jobs, desc="audit", unit="clip", disable=None):
-        source = read_clip(raw / f"{job.clip}.flac")
-        others = [reference for machine, reference in references.items() if machine != job.machine]
-        for stage, key in job.keys.items():
-            file = f"{job.name}.flac" if stage == output else f"compared/{stage}/{job.name}.flac"
-            (fresh / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(store.path(key), fresh / file)
-            about = {"clip": job.clip, "view": job.view, "output": stage, "prompt_id": job.prompt_id}
-            rows.append(about | row(audit(source, read_clip(fresh / file), others)) | {"file": file, "key": key})
-    table = pd.DataFrame(rows)
-    table.to_csv(fresh / "audit.csv", index=False, lineterminator="\n")
-    manifest.to_csv(fresh / "manifest.csv", index=False, lineterminator="\n")
-    shutil.rmtree(out, ignore_errors=True)
-    fresh.replace(out)
+    with whole_folder(out) as partial:
+        for job in tqdm(jobs, desc="audit", unit="clip", disable=None):
+            source = read_clip(raw / f"{job.clip}.flac")
+            others = [reference for machine, reference in references.items() if machine != job.machine]
+            for stage, key in job.keys.items():
+                file = f"{job.name}.flac" if stage == output else f"compared/{stage}/{job.name}.flac"
+                (partial / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(store.path(key), partial / file)
+                about = {"clip": job.clip, "view": job.view, "output": stage, "prompt_id": job.prompt_id}
+                rows.append(about | row(audit(source, read_clip(partial / file), others)) | {"file": file, "key": key})
+        table = pd.DataFrame(rows)
+        table.to_csv(partial / "audit.csv", index=False, lineterminator="\n")
+        manifest.to_csv(partial / "manifest.csv", index=False, lineterminator="\n")
     prompts = {job.name: job.recipe.prompt for job in jobs}
     compared = {job.name for job in jobs if len(job.keys) > 1}
     names = table["clip"] + "_" + table["view"].astype(str)

@@ -5,13 +5,13 @@ from them; a run that ends well removes its own.
 """
 
 import argparse
-import hashlib
 import shutil
 from datetime import datetime
 from pathlib import Path
 
 import yaml
 
+from audio.files import sha256
 from stages.paths import store
 from stages.store import key_of
 
@@ -24,14 +24,9 @@ def checkpoint_folder(stage: str, settings: dict, inputs: list[Path]) -> Path:
     The code is what dvc.yaml names as the stage's modules.
     """
     deps = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]["deps"]
-    code = {dep: _digest(ROOT / dep) for dep in deps if dep.endswith(".py")}
-    data = [{path.name: _digest(path) for path in sorted(folder.iterdir())} for folder in inputs]
+    code = {dep: sha256(ROOT / dep) for dep in deps if dep.endswith(".py")}
+    data = [{path.name: sha256(path) for path in sorted(folder.iterdir())} for folder in inputs]
     return store("checkpoints") / f"{stage}-{key_of(settings=settings, data=data, code=code)[:16]}"
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import yaml
 
+from audio.files import whole_file
 from stages.params import Declared, declared_keys, load, read
 from stages.paths import store
 
@@ -40,13 +41,9 @@ def _keep_duration(stage: str, seconds: float) -> None:
     path = duration_file(stage, Path())
     path.parent.mkdir(parents=True, exist_ok=True)
     finished = datetime.now().astimezone().isoformat(timespec="seconds")
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    unfinished.write_text(
-        json.dumps(
-            {"seconds": round(seconds, 1), "finished": finished, "machine": platform.machine(), "cores": os.cpu_count()}
-        )
-    )
-    unfinished.replace(path)
+    about = {"seconds": round(seconds, 1), "finished": finished}
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(about | {"machine": platform.machine(), "cores": os.cpu_count()}))
 
 
 def duration_file(stage: str, root: Path) -> Path:

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from audio.clips import SAMPLE_RATE, digest, read_clip, write_clip
 from audio.dcase2020 import fetch, read_archives, unpack
+from audio.files import whole_folder
 from audio.manifest import write_manifest
 from audio.recordings import Fault, check_corpus, check_types, import_recordings
 from audio.synthetic import ClipSpec, Machines, read_description, synthesise
@@ -73,10 +74,7 @@ def recordings(corpus: Corpus, folder: Path, out: Path) -> tuple[list[dict], lis
 def run(params: Declared, raw: Path = RAW) -> None:
     """Write `raw`: the clips as FLAC in the DCASE layout, manifest.csv, and skipped.csv (file, reason) of bad clips."""
     corpus = params.corpus
-    partial = raw.with_name(f"{raw.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with whole_folder(raw) as partial:
         if corpus.path.endswith((".yaml", ".yml")):
             clips, skipped = synthetic(corpus, partial), []
         elif corpus.path.endswith(".csv"):
@@ -86,10 +84,6 @@ def run(params: Declared, raw: Path = RAW) -> None:
         shutil.rmtree(partial / ".unpacked", ignore_errors=True)
         write_manifest(partial / "manifest.csv", clips)
         pd.DataFrame(skipped, columns=Fault._fields).to_csv(partial / "skipped.csv", index=False, lineterminator="\n")
-        shutil.rmtree(raw, ignore_errors=True)
-        partial.replace(raw)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 if __name__ == "__main__":

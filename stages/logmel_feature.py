@@ -1,6 +1,5 @@
 """Compute the log-mel spectrograms of all clips and their augmentations, with several processes and from the store."""
 
-import hashlib
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from tqdm import tqdm
 import audio.logmel
 from audio.clips import read_clip
 from audio.features import FeatureWriter
+from audio.files import sha256
 from audio.logmel import LogMelSettings, log_mel
 from audio.manifest import read_manifest
 from audio.memory import keep_freed_memory
@@ -43,7 +43,7 @@ class Batches(Dataset):
         try:
             places, made = [], {}
             for path in map(Path, self.paths[batch * BATCH : (batch + 1) * BATCH]):
-                key = hashlib.sha256(path.read_bytes()).hexdigest()
+                key = sha256(path)
                 segment = self.segments.find(key)
                 if segment is None and key not in made:
                     waveform = torch.from_numpy(read_clip(path, sample_rate=self.settings.sample_rate))
@@ -75,7 +75,7 @@ def run(
 ) -> None:
     """Write the feature store `out` of the clips in `raw` and `augmented`."""
     settings = LogMelSettings(**params.logmel.model_dump())
-    code = hashlib.sha256(Path(audio.logmel.__file__).read_bytes()).hexdigest()
+    code = sha256(Path(audio.logmel.__file__))
     front_end = key_of(settings=asdict(settings), code=code, torchaudio=torchaudio.__version__)
     segments = Segments(store("features") / front_end)
     files = listed(raw, augmented)

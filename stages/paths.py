@@ -14,7 +14,6 @@ FINETUNED = Path("data/finetuned")
 SCORES = Path("data/scores")
 DETECTOR = Path("data/detector")
 METRICS = Path("metrics")
-PLOTS = Path("metrics/plots")
 REPORT = Path("metrics/report")
 
 

@@ -4,6 +4,7 @@ import csv
 import logging
 from pathlib import Path
 
+from audio.files import whole_file
 from model.prompts import Endpoint, LocalModel, Prompts, collect, factory_of, from_bank, read_bank
 from stages.command import main
 from stages.params import Declared
@@ -48,10 +49,8 @@ def run(params: Declared, bank: Path = BANK, out: Path = PROMPTS) -> None:
 
 
 def _write(path: Path, header: list[str], rows: list[tuple]) -> None:
-    temporary = path.with_name(f".{path.name}")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
+    with whole_file(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([header, *sorted(rows)])
-    temporary.replace(path)
 
 
 if __name__ == "__main__":

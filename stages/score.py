@@ -1,6 +1,5 @@
 """Score the test clips with every back-end and reference, and pack the detector that judges new recordings."""
 
-import hashlib
 import json
 import logging
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 import model.autoencoder
 from audio.clips import read_clip
 from audio.features import Features
+from audio.files import sha256, whole_file
 from evaluation import metrics
 from evaluation.detector import Detector, Settings
 from evaluation.references import level
@@ -72,7 +72,7 @@ def _autoencoders(params: Declared, features: Features, clips: pd.DataFrame) -> 
     """The autoencoder's scores of all clips, type by type; they depend on no loss weight, so the store keeps them."""
     score, entries = params.score, Store(store("autoencoder"))
     how = {"epochs": score.autoencoder_epochs, "vectors_per_epoch": score.autoencoder_vectors, "seed": params.seed}
-    code = hashlib.sha256(Path(model.autoencoder.__file__).read_bytes()).hexdigest()
+    code = sha256(Path(model.autoencoder.__file__))
 
     def of_type(own: pd.DataFrame) -> pd.Series:
         key = key_of(
@@ -99,9 +99,8 @@ def _rounded(values: dict) -> dict:
 
 def _write_json(path: Path, value: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
 import hashlib
 import logging
-import os
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+
+from audio.files import whole_file
 
 
 class Segments:
@@ -34,12 +35,8 @@ class Segments:
     def add(self, arrays: dict[str, np.ndarray]) -> str:
         """Keep `arrays` in a segment of their own; return its name."""
         name = hashlib.sha256(" ".join(sorted(arrays)).encode()).hexdigest() + ".safetensors"
-        temporary = self.folder / f".{name}.{os.getpid()}"
-        try:
-            save_file(arrays, temporary)
-            temporary.replace(self.folder / name)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with whole_file(self.folder / name) as path:
+            save_file(arrays, path)
         return name
 
     def read(self, places: list[tuple[str, str]]) -> list[np.ndarray]:

@@ -1,10 +1,10 @@
 """The page: the sections of a run in the template, as one HTML file."""
 
-import os
 from pathlib import Path
 
 import jinja2
 
+from audio.files import whole_file
 from evaluation import plots
 from evaluation.report.run import Run
 from evaluation.report.sections import sections
@@ -29,9 +29,5 @@ def write_report(run: Run, path: Path) -> None:
     }
     page = environment.get_template("report.html").render(sections(run))
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole_file(path) as unfinished:
         unfinished.write_text(page, encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

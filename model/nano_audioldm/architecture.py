@@ -1,7 +1,6 @@
 """The components of the small checkpoint: AudioLDM's own classes at a small size, and how they are saved."""
 
 import json
-import shutil
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from transformers import (
     SpeechT5HifiGanConfig,
 )
 
+from audio.files import whole_folder
 from audio.logmel import AUDIOLDM_MELS
 
 EMBEDDING = 128  # width of the text embedding
@@ -135,11 +135,8 @@ def save(
 ) -> None:
     """Write the pipeline in diffusers format, weights in fp16 that load as fp32, replacing `folder` whole."""
     pipeline = AudioLDMPipeline(vae, text_encoder, tokenizer, unet, scheduler, vocoder).to(torch.float16)
-    temporary = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    pipeline.save_pretrained(temporary, safe_serialization=True)
-    for name in ("text_encoder", "vocoder"):  # the stock pipeline loads these two in the dtype that they name
-        config = temporary / name / "config.json"
-        config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.replace(folder)
+    with whole_folder(folder) as partial:
+        pipeline.save_pretrained(partial, safe_serialization=True)
+        for name in ("text_encoder", "vocoder"):  # the stock pipeline loads these two in the dtype that they name
+            config = partial / name / "config.json"
+            config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))

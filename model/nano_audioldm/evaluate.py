@@ -21,7 +21,7 @@ from sklearn.ensemble import ExtraTreesClassifier
 from audio.clips import read_clip
 from audio.logmel import AUDIOLDM_HOP, audioldm_log_mel
 from audio.memory import keep_freed_memory
-from model.audioldm import OUTPUTS, AudioLDM, front_end, restore_level, source_phase
+from model.audioldm import OUTPUTS, AudioLDM, front_end, restore_level
 from model.nano_audioldm.captions import caption
 from model.nano_audioldm.families import FAMILIES
 from model.nano_audioldm.synthesis import SAMPLE_RATE, draw_clip, noise_floor
@@ -94,22 +94,22 @@ def comb(waveforms: Sequence[np.ndarray]) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def reconstruct(diffusion: AudioLDM, waveform: np.ndarray, output: str = "vocoder") -> np.ndarray:
-    """A clip at the front end's level through VAE and output stage, without diffusion."""
+def reconstruct(diffusion: AudioLDM, waveform: np.ndarray) -> np.ndarray:
+    """A clip at the front end's level through VAE and vocoder, without diffusion."""
     padded = np.pad(waveform, (0, -len(waveform) % (diffusion.scale * AUDIOLDM_HOP)))
     mel = audioldm_log_mel(torch.from_numpy(padded))[None]
     frames, bands = mel.shape[1] // diffusion.scale, mel.shape[2] // diffusion.scale
     noise = torch.randn(
         (1, diffusion.vae.config.latent_channels, frames, bands), generator=torch.Generator().manual_seed(0)
     )
-    decoded = diffusion.decode(diffusion.encode(mel, noise))
-    made = diffusion.vocode(decoded)[0].numpy() if output == "vocoder" else source_phase(padded, decoded[0])
-    return made[: len(waveform)]
+    return diffusion.vocode(diffusion.decode(diffusion.encode(mel, noise)))[0].numpy()[: len(waveform)]
 
 
 def round_trip(diffusion: AudioLDM, waveform: np.ndarray, output: str = "vocoder") -> np.ndarray:
-    """A clip through the front end, VAE and output stage, and at its level again, without diffusion."""
-    return restore_level(reconstruct(diffusion, front_end(waveform), output), waveform)
+    """What a clip would become without diffusion, at its level: with the source's phase, itself."""
+    if output == "source_phase":
+        return waveform
+    return restore_level(reconstruct(diffusion, front_end(waveform)), waveform)
 
 
 def steering(diffusion: AudioLDM, waveforms: list[np.ndarray], seed: int) -> dict[str, dict[str, float]]:

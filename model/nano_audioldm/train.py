@@ -27,6 +27,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
 from transformers import RobertaTokenizerFast
 
+from audio.files import whole_file
 from audio.logmel import AUDIOLDM_HOP, audioldm_log_mel
 from audio.memory import keep_freed_memory
 from model.nano_audioldm import architecture
@@ -139,11 +140,9 @@ def fit(
         for index, parameter in enumerate(network.parameters()):
             tensors |= {f"adam.{index}.{k}": v for k, v in optimizer.state.get(parameter, {}).items()}
         progress = {"step": step, "minutes": round(seconds / 60, 2), "history": history}
-        temporary = path.with_suffix(f".{os.getpid()}")
-        save_file(
-            {k: v.clone().contiguous() for k, v in tensors.items()}, temporary, {"progress": json.dumps(progress)}
-        )
-        temporary.replace(path)
+        tensors = {key: tensor.clone().contiguous() for key, tensor in tensors.items()}
+        with whole_file(path) as unfinished:
+            save_file(tensors, unfinished, {"progress": json.dumps(progress)})
         (work / f"{name}.json").write_text(json.dumps(progress, indent=1))
 
     network.train()
@@ -360,9 +359,9 @@ def _encode(vae: nn.Module, clips: Dataset, keys: tuple[str, ...], part: int, pa
             encoded.setdefault(f"{key}.mean", []).append(posterior.mean.half())
             encoded.setdefault(f"{key}.std", []).append(posterior.std.half())
         words += batch["words"]
-    temporary = path.with_suffix(f".{os.getpid()}")
-    save_file({k: torch.cat(v).contiguous() for k, v in encoded.items()}, temporary, {"words": json.dumps(words)})
-    temporary.replace(path)
+    tensors = {key: torch.cat(batches).contiguous() for key, batches in encoded.items()}
+    with whole_file(path) as unfinished:
+        save_file(tensors, unfinished, {"words": json.dumps(words)})
 
 
 class Latents(Dataset):

@@ -53,6 +53,13 @@ def test_every_spectrogram_comes_back_whole_or_in_pieces(folder, spectrograms):
         assert np.array_equal(features.read(row, 20, 10_000), spectrogram[20:]), "must not run into the next clip"
 
 
+def test_pieces_of_originals_come_back_together(folder, spectrograms):
+    pieces = Features.open(folder).read_originals(np.array([2, 0, 1, 0]), np.array([27, 308, 0, 3]), 5)
+    assert pieces.dtype == np.float32
+    expected = [spectrograms[2][27:], spectrograms[0][308:], spectrograms[1][:5], spectrograms[0][3:8]]
+    assert np.array_equal(pieces, expected)
+
+
 def test_the_files_are_plain_memory_mapped_arrays(folder, spectrograms):
     original = np.load(folder / "original.npy", mmap_mode="r")
     assert (original.shape, original.dtype) == ((313 + 344 + 32, 8), np.float16)

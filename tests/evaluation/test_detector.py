@@ -14,6 +14,7 @@ import torch
 
 import evaluation.detector
 from audio.clips import read_clip
+from audio.files import sha256
 from evaluation.detector import FILES, Detector, window_starts
 from tests.tiny_corpus import sound
 
@@ -148,7 +149,7 @@ def test_a_missing_or_changed_file_is_named(folder, name):
 
 def seal(folder):
     """Make checksums.json agree with the files, as someone who tampers with them would."""
-    sums = {name: evaluation.detector._sha256(folder / name) for name in FILES}
+    sums = {name: sha256(folder / name) for name in FILES}
     (folder / "checksums.json").write_text(json.dumps(sums))
 
 

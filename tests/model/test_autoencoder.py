@@ -26,16 +26,42 @@ def test_a_vector_is_five_frames_after_each_other():
         stack(frames[:4])
 
 
+def reader(clips):
+    """What `train` is given of clips in memory."""
+    lengths = np.array([len(clip) for clip in clips])
+
+    def read(chosen, starts):
+        return torch.stack([torch.from_numpy(clips[i][s : s + 5]) for i, s in zip(chosen, starts, strict=True)])
+
+    return lengths, read
+
+
+def test_every_vector_of_every_clip_is_drawn_once_an_epoch():
+    lengths, drawn = np.array([5, 9, 6]), []
+
+    def read(clips, starts):
+        drawn.extend(zip(clips.tolist(), starts.tolist(), strict=True))
+        return torch.zeros(len(clips), 5, 4)
+
+    train(lengths, read, epochs=1, vectors_per_epoch=100, seed=0)
+    assert sorted(drawn[1:]) == [
+        (0, 0),
+        *((1, start) for start in range(5)),
+        (2, 0),
+        (2, 1),
+    ]  # the first is for its shape
+
+
 def test_it_learns_the_training_clips_and_is_seeded():
     rng = np.random.default_rng(0)
     pattern = rng.normal(size=(5, 16)).astype(np.float32)
     clips = [np.tile(pattern, (12, 1)) + 0.1 * rng.normal(size=(60, 16)).astype(np.float32) for _ in range(8)]
-    networks = [train(clips, epochs=25, vectors_per_epoch=1024, seed=seed) for seed in (0, 0, 1)]
-    errors = [reconstruction_error(network, clips[0]) for network in networks]
+    networks = [train(*reader(clips), epochs=25, vectors_per_epoch=1024, seed=seed) for seed in (0, 0, 1)]
+    errors = [reconstruction_error(network, torch.from_numpy(clips[0])) for network in networks]
     assert errors[0] == errors[1] != errors[2]
     strange = rng.normal(size=(60, 16)).astype(np.float32)
-    assert errors[0] < 0.5 < 0.8 < reconstruction_error(networks[0], strange)
+    assert errors[0] < 0.5 < 0.8 < reconstruction_error(networks[0], torch.from_numpy(strange))
 
 
 def test_clips_as_short_as_one_vector_can_be_learned_from():
-    train([np.zeros((5, 16), np.float32)] * 3, epochs=1, vectors_per_epoch=100, seed=0)
+    train(*reader([np.zeros((5, 16), np.float32)] * 3), epochs=1, vectors_per_epoch=100, seed=0)

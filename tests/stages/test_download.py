@@ -190,7 +190,7 @@ def test_bad_input_is_one_clear_error_and_exit_code_1(recordings, tmp_path, brea
 
 
 def test_what_a_killed_run_leaves_is_not_taken_for_complete(run, recordings, tmp_path):
-    left = tmp_path / "data" / "raw.partial" / "fan" / "train"
+    left = tmp_path / "data" / ".raw.partial" / "fan" / "train"
     left.mkdir(parents=True)
     (left / "normal_id_00_00000077.flac").write_bytes(b"half")
     assert len(check(run(recordings))) == 3
