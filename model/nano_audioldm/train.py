@@ -2,9 +2,9 @@
 
     python -m model.nano_audioldm.train [--work FOLDER] [--checkpoint FOLDER]
 
-Steps: tokenizer and text encoder, VAE, a bank of latents, U-Net, vocoder, export. Each writes its state every few
-minutes and is resumed by the same command; every batch and every random number depends on the step's number alone. No
-recording is used.
+Steps: tokenizer and text encoder, VAE, a bank of latents, U-Net, the VAE's decoder alone, vocoder, export. Each writes
+its state every few minutes and is resumed by the same command; every batch and every random number depends on the
+step's number alone. No recording is used.
 """
 
 import argparse
@@ -39,9 +39,9 @@ log = logging.getLogger(__name__)
 
 SEED = 5
 FRAMES = 256  # log-mel frames of a training crop, 2.56 s
-STEPS = {"text": 800, "vae": 1600, "vocoder": 10400, "unet": 4000}
-BATCH = {"text": 64, "vae": 8, "vocoder": 4, "unet": 32}
-LEARNING_RATE = {"text": 1e-3, "vae": 1e-3, "vocoder": 1e-3, "unet": 6e-4}
+STEPS = {"text": 800, "vae": 1600, "unet": 8000, "decoder": 1500, "vocoder": 22000}
+BATCH = {"text": 64, "vae": 8, "unet": 32, "decoder": 8, "vocoder": 4}
+LEARNING_RATE = {"text": 1e-3, "vae": 1e-3, "unet": 6e-4, "decoder": 5e-4, "vocoder": 1e-3}
 DROP_CAPTION = 0.12  # share of captions replaced by "", the pipeline's unconditional prompt
 PADDED = 0.1  # share of crops that end in silence, as clips of 10 s padded to 10.24 s do
 LATENT_PARTS, LATENT_BATCHES = 10, 32  # files of a bank of latents, and batches of the U-Net's size in each
@@ -479,6 +479,9 @@ def train(work: Path, checkpoint: Path, workers: int = 1) -> None:
     additions = Bank("additions", vae, SynthesisedAdditions(), ("before", "log_mel"), work, workers)
     latents = Latents(mixtures, additions)
     unet = fit("unet", architecture.unet(), latents, unet_loss(embed, scheduler.alphas_cumprod), work, workers=0)
+    for part in (vae.decoder, vae.post_quant_conv):  # the latents stay what the U-Net has learned
+        part.requires_grad_(True)
+    vae = fit("decoder", vae, SynthesisedClips("decoder", FRAMES, 0.4), vae_loss, work, workers)
     vocoder = architecture.vocoder(torch.cat([statistics[STATISTICS + number]["log_mel"] for number in range(8)]))
     clips = SynthesisedClips("vocoder", FRAMES // 2, 0.4)
     vocoder = fit("vocoder", vocoder, clips, vocoder_loss(vae), work, workers)

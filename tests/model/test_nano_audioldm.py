@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from audio.logmel import audioldm_log_mel
@@ -220,6 +221,25 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(tmp_path, monkeypa
     parts = train.fit("vae", network(), _Numbers(), loss_of, tmp_path / "parts", workers=0)
     torch.testing.assert_close(parts.weight, whole.weight, atol=0, rtol=0)
     assert json.loads((tmp_path / "parts" / "vae.json").read_text())["history"][-1]["step"] == 12
+
+
+def test_the_recipe_leads_from_nothing_to_a_checkpoint(tmp_path, monkeypatch):
+    from model.audioldm import AudioLDM
+
+    for name in train.STEPS:
+        monkeypatch.setitem(train.STEPS, name, 2)
+        monkeypatch.setitem(train.BATCH, name, 4)
+    monkeypatch.setattr(train, "LATENT_PARTS", 1)
+    monkeypatch.setattr(train, "LATENT_BATCHES", 1)
+    train.train(tmp_path / "work", tmp_path / "checkpoint", workers=0)
+    AudioLDM.from_checkpoint(str(tmp_path / "checkpoint"))
+    before, after = (load_file(tmp_path / "work" / f"{name}.safetensors") for name in ("vae", "decoder"))
+    moved = {
+        key.split(".")[1] for key in before if key.startswith("network") and not torch.equal(before[key], after[key])
+    }
+    assert moved == {"decoder", "quant_conv", "post_quant_conv"}  # quant_conv by whitening alone
+    records = json.loads((tmp_path / "checkpoint" / "training.json").read_text())
+    assert {name: records[name]["step"] for name in train.STEPS} == train.STEPS
 
 
 def test_the_comb_measure_sees_a_comb():
