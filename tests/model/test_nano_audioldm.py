@@ -234,9 +234,8 @@ def test_the_recipe_leads_from_nothing_to_a_checkpoint(tmp_path, monkeypatch):
     train.train(tmp_path / "work", tmp_path / "checkpoint", workers=0)
     AudioLDM.from_checkpoint(str(tmp_path / "checkpoint"))
     before, after = (load_file(tmp_path / "work" / f"{name}.safetensors") for name in ("vae", "decoder"))
-    moved = {
-        key.split(".")[1] for key in before if key.startswith("network") and not torch.equal(before[key], after[key])
-    }
+    changed = [key for key in before if key.startswith("averaged.module.") and not torch.equal(before[key], after[key])]
+    moved = {key.split(".")[2] for key in changed}
     assert moved == {"decoder", "quant_conv", "post_quant_conv"}  # quant_conv by whitening alone
     records = json.loads((tmp_path / "checkpoint" / "training.json").read_text())
     assert {name: records[name]["step"] for name in train.STEPS} == train.STEPS
