@@ -22,7 +22,7 @@ import yaml
 
 from audio.logmel import LogMelSettings
 from benchmarks.measuring import alternating, show
-from evaluation.detector import Detector, Outputs, Settings
+from evaluation.detector import Detector, Settings
 from evaluation.export import export_onnx
 from model.network import RCMAE, IdentityClassifier, NetworkConfig
 
@@ -50,12 +50,11 @@ def untrained(config: NetworkConfig) -> Detector:
     classifier = IdentityClassifier.from_pretrained(pretrained, IDENTITIES)
     detector = Detector(classifier, pretrained, front_end | {"identities": identities}, Settings(), front_end)
 
-    def outputs() -> Outputs:
-        embedding, logits = random.normal(size=(1, config.width)), random.normal(size=(1, IDENTITIES))
-        return Outputs(np.zeros(1, int), embedding.astype(np.float32), logits.astype(np.float32))
-
     known = [identity for identity in identities for _ in range(TRAINING_CLIPS)]
-    detector.fit([outputs() for _ in known], known)
+    embeddings, logits = (
+        random.normal(size=(len(known), size)).astype(np.float32) for size in (config.width, IDENTITIES)
+    )
+    detector.fit(embeddings, logits, np.ones(len(known), int), known)
     return detector
 
 

@@ -25,7 +25,7 @@ import soxr
 import torch
 
 from audio.clips import RATES, read_blocks
-from audio.files import sha256, whole_folder
+from audio.files import sha256, whole_file, whole_folder
 from audio.logmel import LogMelSettings
 from audio.recordings import SHORTEST_SECONDS, SILENCE
 from audio.streaming import log_mel_of_blocks
@@ -159,17 +159,16 @@ class Detector:
         embeddings = [self.pretrained.embed(self._input(log_mel, batch)).cpu().numpy() for batch in batches]
         return np.concatenate(embeddings).mean(axis=0)
 
-    def fit(self, outputs: list[Outputs], identities: list[str]) -> dict[str, np.ndarray]:
+    def fit(
+        self, embeddings: np.ndarray, logits: np.ndarray, counts: np.ndarray, identities: list[str]
+    ) -> dict[str, np.ndarray]:
         """Fit back-ends and thresholds to the training normals; their scores (N,) by back-end.
 
-        `outputs` and `identities` ("fan/id_00") are those of the N training clips. Their scores come from fits that did
-        not see the clip, see `fit_and_score_held_out`.
+        `embeddings` (W, width) and `logits` (W, identities) are of all windows, clip after clip; `counts` (N,) and
+        `identities` (N,), such as "fan/id_00", are the clips' numbers of windows and machines. The scores come from
+        fits that did not see the clip, see `fit_and_score_held_out`.
         """
-        counts = [len(one.starts) for one in outputs]
-        clips = np.repeat(np.arange(len(outputs)), counts)
-        numbers = np.repeat([self.identities.index(one) for one in identities], counts)
-        embeddings = np.concatenate([one.embeddings for one in outputs])
-        logits = np.concatenate([one.logits for one in outputs])
+        clips, numbers = np.repeat(np.arange(len(counts)), counts), self._numbers(counts, identities)
         scores = {}
         for name, backend in self.backends.items():
             of_windows = fit_and_score_held_out(backend, embeddings, logits, numbers, clips)
@@ -180,6 +179,18 @@ class Detector:
                 each: threshold(values, self.settings.threshold_quantile) for each, values in own.items()
             }
         return scores
+
+    def clip_scores(
+        self, embeddings: np.ndarray, logits: np.ndarray, counts: np.ndarray, identities: list[str]
+    ) -> dict[str, np.ndarray]:
+        """Scores (N,) by back-end of clips that the back-ends were not fitted to, given as `fit` takes them."""
+        clips, numbers = np.repeat(np.arange(len(counts)), counts), self._numbers(counts, identities)
+        of_windows = {name: backend.score(embeddings, logits, numbers) for name, backend in self.backends.items()}
+        return {name: np.bincount(clips, scores) / counts for name, scores in of_windows.items()}
+
+    def _numbers(self, counts: np.ndarray, identities: list[str]) -> np.ndarray:
+        """Of each window's machine (W,), columns of the logits."""
+        return np.repeat([self.identities.index(one) for one in identities], counts)
 
     def score(
         self,
@@ -299,9 +310,8 @@ class Detector:
                 for name, backend in self.backends.items()
                 for key, array in backend.arrays().items()
             }
-            (partial / "backends.safetensors").write_bytes(
-                safetensors.numpy.save(arrays)
-            )  # save_file lets only us read it
+            with whole_file(partial / "backends.safetensors") as unfinished:
+                safetensors.numpy.save_file(arrays, unfinished)
             about = {
                 "format": FORMAT,
                 "settings": asdict(self.settings),

@@ -1,8 +1,7 @@
 """Simple scores that stand beside the model's in every run, so that nobody is fooled: a model must beat them.
 
-Rows are clips, training normals and test clips alike. `identities` (N,) numbers each clip's machine identity, `types`
-(N,) names its machine type, `training` (N,) marks the training normals. Scores have shape (N,), higher is more
-anomalous.
+Rows are clips, training normals and test clips alike. `identities` (N,) numbers each clip's machine identity,
+`training` (N,) marks the training normals. Scores have shape (N,), higher is more anomalous.
 """
 
 import numpy as np
@@ -29,20 +28,14 @@ def statistics(spectrogram: np.ndarray) -> np.ndarray:
     return np.concatenate([spectrogram.mean(axis=0), spectrogram.std(axis=0)])
 
 
-def statistics_distances(
-    statistics: np.ndarray, types: np.ndarray, identities: np.ndarray, training: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Distances of a clip's statistics (N, 2 mels) to those of its identity's training clips.
+def statistics_distances(statistics: np.ndarray, identities: np.ndarray, training: np.ndarray) -> dict[str, np.ndarray]:
+    """Distances of a clip's statistics (N, 2 mels) to those of its identity's training clips; all of one machine type.
 
-    Each value is divided by its standard deviation within the identities of the machine type; then the nearest
-    neighbour (Euclidean) and the Mahalanobis distance under a shrunk covariance. A training clip is scored by fits that
-    did not see it.
+    Each value is divided by its standard deviation within the identities; then the nearest neighbour (Euclidean) and
+    the Mahalanobis distance under a shrunk covariance. A training clip is scored by fits that did not see it.
     """
-    standardised = np.empty_like(statistics, dtype=float)
-    for one in np.unique(types):
-        own = types == one
-        within = [statistics[training & (identities == each)].var(axis=0) for each in np.unique(identities[own])]
-        standardised[own] = statistics[own] / np.maximum(np.mean(within, axis=0), 1e-6) ** 0.5
+    within = [statistics[training & (identities == one)].var(axis=0) for one in np.unique(identities)]
+    standardised = statistics / np.maximum(np.mean(within, axis=0), 1e-6) ** 0.5
     no_logits = np.zeros((len(statistics), 0))
     clips = np.arange(len(statistics))
     distances = {}

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,22 +20,26 @@ from tqdm import tqdm
 from audio.features import Features
 from audio.files import whole_folder
 from evaluation import metrics
-from evaluation.detector import Detector, Outputs
+from evaluation.detector import Detector
 from evaluation.references import level_distance, statistics, statistics_distances
 from evaluation.thresholds import decide, threshold
 from model.autoencoder import STACKED, reconstruction_error, train
 
 COLUMNS = ["clip", "machine_type", "machine_id", "split", "condition"]
 REFERENCES = ("rms", "logmel_nearest_neighbour", "logmel_mahalanobis", "autoencoder")
+WAITING = 1000  # items handed to threads at once
 
 
 def in_threads(function: Callable, items: Iterable) -> Iterator:
     """`map(function, items)`, by as many threads as there are cores, each of which computes on one.
 
-    That is faster than computing on all cores at once, one item after the other, when an item is small.
+    That is faster than computing on all cores at once, one item after the other, when an item is small. At most
+    `WAITING` items wait at once, as each takes memory.
     """
     with ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield from pool.map(function, items)
+        rest = iter(items)
+        while some := list(islice(rest, WAITING)):
+            yield from pool.map(function, some)
 
 
 def scored_clips(features: Features) -> pd.DataFrame:
@@ -68,40 +73,53 @@ def score_with(
     Raises ValueError naming the clip for which the network's output is not a number.
     """
 
-    def embed(row: int) -> tuple[Outputs, np.ndarray]:
-        log_mel = features.read(row)
-        return detector.outputs(log_mel), detector.pretrained_embedding(log_mel)
+    rows = clips["row"].to_numpy()
+    counts = np.array([len(detector.window_starts(frames)) for frames in features.index["frames"].to_numpy()[rows]])
+    firsts = counts.cumsum() - counts
+    # Allocated once: small arrays that are kept between the networks' large ones hold the memory of those, once freed.
+    embeddings = np.empty((counts.sum(), detector.classifier.config.width), np.float32)
+    logits = np.empty((counts.sum(), len(detector.identities)), np.float32)
+    pretrained = np.empty((len(clips), detector.pretrained.config.width), np.float32)
 
-    embedded = tqdm(in_threads(embed, clips["row"]), total=len(clips), disable=None, unit="clip")
-    outputs, pretrained = zip(*embedded, strict=True)
-    for clip, one in zip(clips["clip"], outputs, strict=True):
-        if not (np.isfinite(one.embeddings).all() and np.isfinite(one.logits).all()):
-            raise ValueError(f"what the model says of {clip} is not a number: it has no score")
-    identities = (clips["machine_type"] + "/" + clips["machine_id"]).tolist()
+    def embed(place: int) -> None:
+        log_mel, windows = features.read(rows[place]), slice(firsts[place], firsts[place] + counts[place])
+        outputs = detector.outputs(log_mel)
+        embeddings[windows], logits[windows] = outputs.embeddings, outputs.logits
+        pretrained[place] = detector.pretrained_embedding(log_mel)
+
+    for _ in tqdm(in_threads(embed, range(len(clips))), total=len(clips), disable=None, unit="clip"):
+        pass
+    finite = np.isfinite(embeddings).all(1) & np.isfinite(logits).all(1)
+    of_clip = np.repeat(np.arange(len(clips)), counts)
+    if not finite.all():
+        clip = clips["clip"].iloc[of_clip[finite.argmin()]]
+        raise ValueError(f"what the model says of {clip} is not a number: it has no score")
+
+    identities = (clips["machine_type"] + "/" + clips["machine_id"]).to_numpy()
     training = (clips["split"] == "train").to_numpy()
     scores = {name: np.empty(len(clips)) for name in detector.backends}
-    fitted = detector.fit(
-        [one for one, known in zip(outputs, training, strict=True) if known],
-        [one for one, known in zip(identities, training, strict=True) if known],
-    )
-    for name, values in scores.items():
-        values[training] = fitted[name]
-        for place in np.flatnonzero(~training):
-            values[place] = detector.window_scores(outputs[place], identities[place], name).mean()
-    return scores, {
-        "pretrained": np.stack(pretrained),
-        "finetuned": np.stack([one.embeddings.mean(axis=0) for one in outputs]),
-        "logits": np.stack([one.logits.mean(axis=0) for one in outputs]),
-    }
+    for chosen, score in ((training, detector.fit), (~training, detector.clip_scores)):
+        windows = chosen[of_clip]
+        found = score(embeddings[windows], logits[windows], counts[chosen], identities[chosen].tolist())
+        for name, values in found.items():
+            scores[name][chosen] = values
+
+    def mean(of_windows: np.ndarray) -> np.ndarray:
+        return np.add.reduceat(of_windows, firsts) / counts[:, None].astype(np.float32)
+
+    return scores, {"pretrained": pretrained, "finetuned": mean(embeddings), "logits": mean(logits)}
 
 
 def simple_references(features: Features, clips: pd.DataFrame, levels: np.ndarray) -> dict[str, np.ndarray]:
     """Scores (N,) of the references that only need statistics. `levels` (N,) are the clips' RMS levels in dB."""
     training = (clips["split"] == "train").to_numpy()
     identities = pd.factorize(clips["machine_type"] + "/" + clips["machine_id"])[0]
-    values = np.stack([statistics(features.read(row)) for row in clips["row"]])
-    distances = statistics_distances(values, clips["machine_type"].to_numpy(), identities, training)
-    return {"rms": level_distance(levels, identities, training), **distances}
+    scores = {"rms": level_distance(levels, identities, training)}
+    for places in clips.groupby("machine_type").indices.values():
+        values = np.stack([statistics(features.read(row)) for row in clips["row"].iloc[places]])
+        for name, distances in statistics_distances(values, identities[places], training[places]).items():
+            scores.setdefault(name, np.empty(len(clips)))[places] = distances
+    return scores
 
 
 def autoencoder_scores(

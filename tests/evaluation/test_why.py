@@ -36,7 +36,13 @@ def trained(root):
         optimizer.zero_grad()
         cross_entropy(logits, labels).backward()
         optimizer.step()
-    detector.fit([detector.outputs(one) for one in log_mels], [list(MACHINES)[label] for label in labels])
+    outputs = [detector.outputs(one) for one in log_mels]
+    detector.fit(
+        np.concatenate([one.embeddings for one in outputs]),
+        np.concatenate([one.logits for one in outputs]),
+        np.array([len(one.starts) for one in outputs]),
+        [list(MACHINES)[label] for label in labels],
+    )
     return detector
 
 
