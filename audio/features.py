@@ -31,8 +31,7 @@ class Features:
     def __init__(self, index: pd.DataFrame, settings: LogMelSettings, mean: float, std: float, folder: Path):
         self.index, self.settings, self.mean, self.std = index, settings, mean, std
         self._folder = folder
-        self._rows = list(zip(index["kind"], index["start"].astype(int), index["frames"].astype(int), strict=True))
-        self._starts = index["start"].to_numpy(np.int64)
+        self._kinds, self._starts, self._lengths = (index[name].to_numpy() for name in ("kind", "start", "frames"))
         self._files = {
             kind: np.load(folder / f"{kind}.npy", mmap_mode="r") for kind in KINDS if (index["kind"] == kind).any()
         }
@@ -51,16 +50,16 @@ class Features:
         return cls(index, LogMelSettings(**stats["settings"]), stats["mean"], stats["std"], folder)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._kinds)
 
     def read(self, row: int, start: int = 0, frames: int | None = None) -> np.ndarray:
         """Log-mel (dB) of row number `row` of the index, float32 of shape (frames, mels).
 
         `start` and `frames` cut a piece; what would lie beyond the end of the spectrogram is left out.
         """
-        kind, first, length = self._rows[row]
+        first, length = self._starts[row], self._lengths[row]
         last = length if frames is None else min(start + frames, length)
-        return self._files[kind][first + start : first + last].astype(np.float32)
+        return self._files[self._kinds[row]][first + start : first + last].astype(np.float32)
 
     def read_originals(self, rows: np.ndarray, starts: np.ndarray, frames: int) -> np.ndarray:
         """Many pieces at once: log-mel (dB), float32 of shape (B, frames, mels), of originals.

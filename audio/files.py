@@ -1,6 +1,7 @@
 """Files and folders that appear whole or not at all, and the digest of a file."""
 
 import hashlib
+import json
 import os
 import shutil
 import threading
@@ -36,6 +37,13 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         partial.replace(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as JSON to `path`, whole or not at all; its folder is made where it is not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def sha256(path: Path) -> str:

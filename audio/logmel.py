@@ -79,6 +79,7 @@ AUDIOLDM_MELS = 64
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)  # wherever it is first called: nothing can be trained through what inference mode makes
 def _audioldm_mel_magnitude(device: torch.device) -> MelSpectrogram:
     return MelSpectrogram(
         sample_rate=16000,

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from audio.files import whole_file
+from audio.files import whole_file, write_json
 from model.network import RCMAE, IdentityClassifier, NetworkConfig
 
 FORMAT = 1  # of both kinds of file; raised whenever an old one can no longer be read
@@ -40,8 +40,7 @@ def save_model(folder: Path | str, network: RCMAE | IdentityClassifier, config: 
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     with whole_file(folder / "model.safetensors") as path:
         save_file(weights, path)
-    with whole_file(folder / "config.json") as path:
-        path.write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder / "config.json", described)
 
 
 def load_model(folder: Path | str) -> tuple[RCMAE | IdentityClassifier, dict]:

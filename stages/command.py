@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from audio.files import whole_file
+from audio.files import write_json
 from stages.params import Declared, declared_keys, load, read
 from stages.paths import store
 
@@ -38,12 +38,9 @@ def main(run: Callable[[Declared], None], stage: str) -> None:
 
 
 def _keep_duration(stage: str, seconds: float) -> None:
-    path = duration_file(stage, Path())
-    path.parent.mkdir(parents=True, exist_ok=True)
     finished = datetime.now().astimezone().isoformat(timespec="seconds")
-    about = {"seconds": round(seconds, 1), "finished": finished}
-    with whole_file(path) as unfinished:
-        unfinished.write_text(json.dumps(about | {"machine": platform.machine(), "cores": os.cpu_count()}))
+    machine = {"machine": platform.machine(), "cores": os.cpu_count()}
+    write_json(duration_file(stage, Path()), {"seconds": round(seconds, 1), "finished": finished} | machine)
 
 
 def duration_file(stage: str, root: Path) -> Path:

@@ -5,7 +5,6 @@ clips are the same generates none of them again.
 """
 
 import argparse
-import json
 import logging
 import shutil
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from audio.clips import read_clip
+from audio.files import write_json
 from audio.manifest import read_manifest
 from audio.memory import keep_freed_memory
 from stages.augmentation import AugmentedStore, assemble, generate, plan, refuse_unusable, shares
@@ -34,7 +34,7 @@ def run(
     if augment.method == "masking":
         out.mkdir(parents=True, exist_ok=True)
         pd.DataFrame(columns=COLUMNS).to_csv(out / "manifest.csv", index=False)
-        _write_metrics(metrics, {"method": "masking", "clips": 0})
+        write_json(metrics / "augment.json", {"method": "masking", "clips": 0})
         return
     from evaluation.audit import metrics as measures
     from model.audioldm import FRONT_END, OUTPUTS, AudioLDM, checkpoint_identity, resolve
@@ -64,7 +64,8 @@ def run(
     refuse_unusable(jobs, raw, entries)
     manifest = [job.row() | {"checkpoint": identity, "key": job.keys[augment.output]} for job in jobs]
     audits = assemble(jobs, pd.DataFrame(manifest, columns=COLUMNS), raw, entries, augment.output, out)
-    _write_metrics(metrics, {"method": "audioldm", "output": augment.output} | measures(audits, augment.output))
+    content = {"method": "audioldm", "output": augment.output} | measures(audits, augment.output)
+    write_json(metrics / "augment.json", content)
     logging.info("%d clips are new, %d from the store %s", len(jobs) - had, had, entries.folder)
 
 
@@ -83,11 +84,6 @@ def seed_store(_: Declared, augmented: Path = AUGMENTED) -> None:
                 shutil.copyfile(path, entry)
                 new += 1
     logging.info("%d clips are new in the store %s, %d were there", new, entries.folder, len(table) - new)
-
-
-def _write_metrics(folder: Path, content: dict) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "augment.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Score the test clips with every back-end and reference, and pack the detector that judges new recordings."""
 
-import json
 import logging
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import torch
 import model.autoencoder
 from audio.clips import read_clip
 from audio.features import Features
-from audio.files import sha256, whole_file
+from audio.files import sha256, write_json
 from evaluation import metrics
 from evaluation.detector import Detector, Settings
 from evaluation.references import level
@@ -59,11 +58,11 @@ def run(params: Declared, root: Path = Path()) -> None:
 
     write_scores(root / SCORES, table, score.backend, embeddings, summary)
     detector.save(root / DETECTOR)
-    _write_json(root / METRICS / "score.json", _rounded(summary[score.backend]["figures"]))
+    write_json(root / METRICS / "score.json", _rounded(summary[score.backend]["figures"]))
     comparison = compare(summary)
-    _write_json(root / METRICS / "comparison.json", _rounded(comparison))
+    write_json(root / METRICS / "comparison.json", _rounded(comparison))
     curves = metrics.roc(table[table["split"] == "test"], score.backend)
-    _write_json(root / METRICS / "plots" / "roc.json", {"roc": curves.to_dict("records")})
+    write_json(root / METRICS / "plots" / "roc.json", {"roc": curves.to_dict("records")})
     for name, row in comparison.items():
         log.info("%-26s AUC %.3f (%.3f to %.3f)  pAUC %.3f", name, *list(row.values())[:4])
 
@@ -95,12 +94,6 @@ def _autoencoders(params: Declared, features: Features, clips: pd.DataFrame) -> 
 
 def _rounded(values: dict) -> dict:
     return {key: _rounded(value) if isinstance(value, dict) else round(value, 5) for key, value in values.items()}
-
-
-def _write_json(path: Path, value: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as unfinished:
-        unfinished.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

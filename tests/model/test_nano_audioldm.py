@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-import audio.logmel
 from audio.logmel import audioldm_log_mel
 from model.nano_audioldm import architecture, train
 from model.nano_audioldm.captions import caption
@@ -227,7 +226,6 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(tmp_path, monkeypa
 def test_the_recipe_leads_from_nothing_to_a_checkpoint(tmp_path, monkeypatch):
     from model.audioldm import AudioLDM
 
-    audio.logmel._audioldm_mel_magnitude.cache_clear()  # another test made it in inference mode
     for name in train.STEPS:
         monkeypatch.setitem(train.STEPS, name, 2)
         monkeypatch.setitem(train.BATCH, name, 4)
