@@ -39,14 +39,14 @@ log = logging.getLogger(__name__)
 
 SEED = 5
 FRAMES = 256  # log-mel frames of a training crop, 2.56 s
-STEPS = {"text": 800, "vae": 1600, "unet": 8000, "decoder": 1500, "vocoder": 22000}
+STEPS = {"text": 800, "vae": 1600, "unet": 14000, "decoder": 2700, "vocoder": 31000}
 BATCH = {"text": 64, "vae": 8, "unet": 32, "decoder": 8, "vocoder": 4}
 LEARNING_RATE = {"text": 1e-3, "vae": 1e-3, "unet": 6e-4, "decoder": 5e-4, "vocoder": 1e-3}
 DROP_CAPTION = 0.12  # share of captions replaced by "", the pipeline's unconditional prompt
 PADDED = 0.1  # share of crops that end in silence, as clips of 10 s padded to 10.24 s do
 LATENT_PARTS, LATENT_BATCHES = 10, 32  # files of a bank of latents, and batches of the U-Net's size in each
 ADDITIONS = 0.5  # share of the U-Net's training that starts from a floor to which the captioned sound is to be added
-ADDED_FROM, ADDED_BY = 100, 450  # timesteps of entry (of 1000) up to which nothing is added, and from which all is
+ADDED_FROM, ADDED_BY = 100, 600  # timesteps of entry (of 1000) up to which nothing is added, and from which all is
 ENTRY = 700  # latest timestep of entry, but for timesteps beyond it
 VAE_INPUT = 0.75  # share of the vocoder's training input that went through the VAE
 STATISTICS = 1_000_000  # number of the first of the batches that give the latents' and mels' mean and deviation
@@ -255,19 +255,29 @@ def _frame_comb(waveform: Tensor) -> tuple[Tensor, Tensor]:
     return coherent, envelope / (envelope.mean(-1, keepdim=True) + 1e-5)
 
 
+def _unlike(one: Tensor, other: Tensor) -> Tensor:
+    """Absolute logarithm of the ratio of two positive tensors: 0 where they are equal.
+
+    For values of noises, which differ by chance, it is least where both are distributed alike; the absolute difference
+    is least where one is smaller than that, which would teach a notch.
+    """
+    return ((one + 1e-3) / (other + 1e-3)).log().abs()
+
+
 def comb_loss(output: Tensor, target: Tensor) -> Tensor:
     """How much more or less of `output` than of `target` repeats at the frame rate, both (B, samples).
 
     A comb stands at the same place in every crop, so that it shows in means over the batch. Harmonics are compared in
-    groups of 8, one alone has a random share, which would teach a notch; and one by one, the low ones before all.
+    groups of 8, as one alone has a random share, and one by one, the low ones before all; envelopes by how uneven each
+    is over a frame, and all together.
     """
     (coherent, envelope), (natural, natural_envelope) = _frame_comb(output), _frame_comb(target)
     share, natural_share = coherent.mean(0), natural.mean(0)  # (80,)
-    grouped = (share - natural_share).unflatten(0, (10, 8)).mean(1).abs().mean()
+    grouped = _unlike(*(one.unflatten(0, (10, 8)).mean(1) for one in (share, natural_share))).mean()
     weights = 1 / torch.arange(1, len(share) + 1)
-    single = (F.relu(share - natural_share) * weights).sum() / weights.sum()
-    uneven = F.relu((envelope - 1).abs() - (natural_envelope - 1).abs()).mean()
-    uneven_alike = (envelope.mean(0) - 1).abs().mean()
+    single = (_unlike(share, natural_share) * weights).sum() / weights.sum()
+    uneven = _unlike(*((one - 1).square().mean().sqrt() for one in (envelope, natural_envelope)))
+    uneven_alike = _unlike(*((one.mean(0) - 1).square().mean().sqrt() for one in (envelope, natural_envelope)))
     return grouped + single + uneven + uneven_alike
 
 
@@ -303,7 +313,7 @@ def vocoder_loss(vae: nn.Module) -> Callable[[nn.Module, dict], Loss]:
         level = level_loss(output, waveform, output_log_mel, log_mel)
         long_term = F.l1_loss(_long_term(output), _long_term(waveform))
         repeated = comb_loss(output, waveform)
-        loss = stft + 6 * mel + 3 * level + 0.5 * long_term + 12 * repeated
+        loss = stft + 8 * mel + 3 * level + 0.5 * long_term + repeated
         parts = {"stft": stft, "mel": mel, "level": level, "long_term": long_term, "comb": repeated}
         return loss, {key: value.item() for key, value in parts.items()}
 

@@ -162,6 +162,10 @@ def test_the_vocoders_losses_see_a_comb_a_notch_an_offset_and_a_level():
     assert train.comb_loss(again + line, noise) > 3 * alike
     assert train.comb_loss(buzz, noise) > 3 * alike
     assert train.comb_loss(buzz + 0.9, noise) > 3 * alike  # an offset does not hide it
+    frequencies = torch.fft.rfftfreq(20480, 1 / 16000)
+    spared = (frequencies + 50) % 100 - 50  # from the nearest multiple of the frame rate, Hz
+    notch = torch.fft.irfft(torch.fft.rfft(again) * (spared.abs() > 2), 20480)
+    assert train.comb_loss(notch, noise) > 3 * alike
 
     def level(output: torch.Tensor) -> float:
         return float(train.level_loss(output, noise, audioldm_log_mel(output), audioldm_log_mel(noise)))
