@@ -60,7 +60,7 @@ def decoding(paths: list[Path]) -> None:
 
 
 def floor(paths: list[Path]) -> None:
-    keep_freed_memory()  # as the stage does: half of the time went to clearing pages
+    keep_freed_memory()  # as the stage does
     window = torch.hann_window(1024)
     filters = melscale_fbanks(513, 50, 8000, 128, 16000, "slaney", "slaney")
     for path in paths:
