@@ -1,6 +1,5 @@
 """What all benchmarks share: a process of its own for each measurement, one table, one JSON file."""
 
-import json
 import multiprocessing
 import os
 import platform
@@ -11,6 +10,8 @@ from pathlib import Path
 from statistics import median
 
 import torch
+
+from audio.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -64,9 +65,7 @@ def show(name: str, rows: list[dict], about: dict | None = None, out: Path | Non
     """Print `rows` as a table, and write it with `about` to results/<name>.json."""
     result = machine() | (about or {}) | {"rows": rows}
     print(f"{name}: {result['machine']}, {result['date']}\n\n{table(rows)}")
-    out = out or RESULTS / f"{name}.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_json(out or RESULTS / f"{name}.json", result)
 
 
 def table(rows: list[dict]) -> str:

@@ -8,7 +8,6 @@
 """
 
 import argparse
-import json
 import os
 import platform
 import subprocess
@@ -29,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from audio.clips import read_clip
 from audio.features import Features, FeatureWriter
+from audio.files import write_json
 from audio.logmel import LogMelSettings, log_mel
 from model.batches import TrainingClips, visible_count
 from model.finetuning import Finetuning, FinetuningSettings
@@ -261,8 +261,7 @@ def main() -> None:
             print(f"| {batch} | {peak:.1f} |")
         print(f"| 128 (extrapolated) | {line['gb_at_128']:.1f} |")
         print(f"| {line['largest_batch_in_memory']} (extrapolated) | {line['memory_gb']:.1f}, all of this machine's |")
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(RESULT, result)
 
 
 if __name__ == "__main__":
