@@ -1,7 +1,7 @@
 """Clip names in the DCASE 2020 Task 2 layout, and the table of all clips of a corpus."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,14 @@ COLUMNS = [
     "source",  # file that the clip comes from, relative to the corpus; empty for synthetic clips
     "offset",  # where the clip begins in it (seconds); above 0 in long recordings, which are cut
 ]
+ROWS = 1000  # read at once
 SPLITS = ("train", "test")
 CONDITIONS = ("normal", "anomaly")
+_READING = {
+    "dtype": dict.fromkeys(COLUMNS, str) | {"seconds": float, "offset": float},
+    "keep_default_na": False,
+    "na_values": {"seconds": [""], "offset": [""]},
+}
 _NAME = re.compile(r"(normal|anomaly)_(id_\d{2})_(\d{8})")
 
 
@@ -50,8 +56,14 @@ class ClipName:
 
 def read_manifest(path: Path) -> pd.DataFrame:
     """The manifest at `path`, one row per clip; all columns are text but seconds and offset."""
-    types = dict.fromkeys(COLUMNS, str) | {"seconds": float, "offset": float}
-    return pd.read_csv(path, dtype=types, keep_default_na=False, na_values={"seconds": [""], "offset": [""]})
+    return pd.read_csv(path, **_READING)
+
+
+def manifest_rows(path: Path) -> Iterator[dict]:
+    """The rows of the manifest at `path` one after another, in memory that does not grow with it."""
+    with pd.read_csv(path, chunksize=ROWS, **_READING) as parts:
+        for part in parts:
+            yield from part.to_dict("records")
 
 
 def write_manifest(path: Path, clips: Iterable[dict]) -> pd.DataFrame:

@@ -1,15 +1,17 @@
 """Speed of feature extraction: `python -m benchmarks.features` prints a table of ratios and keeps it as JSON.
 
 The stage with 1 and 2 processes and an empty store, and with a full one, beside a plain librosa loop, a plain
-torchaudio loop, and the floor of both: decoding the file, the Fourier transforms and the matrix product alone. The
-same FLAC files, front end and float16 everywhere; reading and decoding included; the stage also writes its store and
-data/features. One thread per process, each measurement in a process of its own, everything warm. Clips: those of
-`--clips`, a folder as the download stage writes it.
+torchaudio loop, and the floor of both: decoding the file, the Fourier transforms and the matrix product alone, with 1
+and 2 processes too. The same FLAC files, front end and float16 everywhere; reading and decoding included; the stage
+also writes its store and data/features. One thread per process, each measurement in a process of its own, everything
+warm. Clips: those of `--clips`, a folder as the download stage writes it.
 """
 
 import argparse
+import multiprocessing
 import os
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -69,6 +71,17 @@ def floor(paths: list[Path]) -> None:
         spectrum.abs() @ filters
 
 
+def halved(way: Callable[[list[Path]], object], paths: list[Path]) -> None:
+    """`way` on half of the paths in each of two processes at once."""
+    processes = [multiprocessing.get_context("fork").Process(target=way, args=(paths[part::2],)) for part in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        if process.exitcode:
+            raise RuntimeError("the measured process failed")
+
+
 def stage(raw: Path, folder: Path, store: Path, processes: int) -> None:
     """The stage, from `raw` to `folder`/features."""
     os.environ["RCMAE_STORE"] = str(store)
@@ -87,8 +100,10 @@ def measure(raw: Path, rounds: int) -> list[dict]:
         ways = {
             "librosa loop": partial(librosa_loop, paths),
             "torchaudio loop": partial(torchaudio_loop, paths),
-            "decoding alone": partial(decoding, paths),
-            "decoding, FFT and product alone": partial(floor, paths),
+            "decoding alone, 1 process": partial(decoding, paths),
+            "decoding alone, 2 processes": partial(halved, decoding, paths),
+            "decoding, FFT and product alone, 1 process": partial(floor, paths),
+            "decoding, FFT and product alone, 2 processes": partial(halved, floor, paths),
             "stage, 1 process": lambda: stage(raw, folder / "made", folder / f"store-{os.getpid()}", 1),
             "stage, 2 processes": lambda: stage(raw, folder / "made", folder / f"store-{os.getpid()}", 2),
             "stage, 2 processes, all in the store": full,

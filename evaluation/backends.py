@@ -41,7 +41,8 @@ class NegativeLogProbability:
         return self
 
     def score(self, embeddings: np.ndarray, logits: np.ndarray, identities: np.ndarray) -> np.ndarray:
-        margins = logits.astype(float) - np.take_along_axis(logits.astype(float), identities[:, None], 1)  # (N, C)
+        margins = logits.astype(float)  # (N, C)
+        margins -= np.take_along_axis(margins, identities[:, None], 1)
         np.put_along_axis(margins, identities[:, None], -np.inf, 1)
         # log(1 + sum of the others' odds): stays exact where p is so near 1 that 1 - p would round to 0
         with np.errstate(divide="ignore"):  # a single identity has no others: log 0

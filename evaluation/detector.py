@@ -168,10 +168,10 @@ class Detector:
         `identities` (N,), such as "fan/id_00", are the clips' numbers of windows and machines. The scores come from
         fits that did not see the clip, see `fit_and_score_held_out`.
         """
-        clips, numbers = np.repeat(np.arange(len(counts)), counts), self._numbers(counts, identities)
+        clips, machines = self._of_windows(counts, identities)
         scores = {}
         for name, backend in self.backends.items():
-            of_windows = fit_and_score_held_out(backend, embeddings, logits, numbers, clips)
+            of_windows = fit_and_score_held_out(backend, embeddings, logits, machines, clips)
             scores[name] = np.bincount(clips, of_windows) / counts
             own = {each: scores[name][np.array(identities) == each] for each in self.identities}
             self.training_scores[name] = {each: sorted(values.tolist()) for each, values in own.items()}
@@ -184,13 +184,14 @@ class Detector:
         self, embeddings: np.ndarray, logits: np.ndarray, counts: np.ndarray, identities: list[str]
     ) -> dict[str, np.ndarray]:
         """Scores (N,) by back-end of clips that the back-ends were not fitted to, given as `fit` takes them."""
-        clips, numbers = np.repeat(np.arange(len(counts)), counts), self._numbers(counts, identities)
-        of_windows = {name: backend.score(embeddings, logits, numbers) for name, backend in self.backends.items()}
+        clips, machines = self._of_windows(counts, identities)
+        of_windows = {name: backend.score(embeddings, logits, machines) for name, backend in self.backends.items()}
         return {name: np.bincount(clips, scores) / counts for name, scores in of_windows.items()}
 
-    def _numbers(self, counts: np.ndarray, identities: list[str]) -> np.ndarray:
-        """Of each window's machine (W,), columns of the logits."""
-        return np.repeat([self.identities.index(one) for one in identities], counts)
+    def _of_windows(self, counts: np.ndarray, identities: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Number of each window's clip (W,), and of its machine (W,), a column of the logits."""
+        machines = [self.identities.index(one) for one in identities]
+        return np.repeat(np.arange(len(counts)), counts), np.repeat(machines, counts)
 
     def score(
         self,

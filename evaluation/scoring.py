@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from audio.features import Features
 from audio.files import whole_folder
+from audio.memory import return_freed_memory
 from evaluation import metrics
 from evaluation.detector import Detector
 from evaluation.references import level_distance, statistics, statistics_distances
@@ -36,18 +37,21 @@ def in_threads(function: Callable, items: Iterable) -> Iterator:
     That is faster than computing on all cores at once, one item after the other, when an item is small. At most
     `WAITING` items wait at once, as each takes memory.
     """
+    return_freed_memory()  # a thread has a heap of its own, which makes no use of what others freed
     with ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         rest = iter(items)
         while some := list(islice(rest, WAITING)):
             yield from pool.map(function, some)
+    return_freed_memory()
 
 
 def scored_clips(features: Features) -> pd.DataFrame:
-    """The index rows of training normals and test clips, originals only; `row` is their number for `Features.read`."""
-    index = features.index.assign(row=np.arange(len(features)))
+    """Training normals and test clips, originals only: COLUMNS, sha256, and `row`, their number for `Features.read`."""
+    index = features.index
     training = (index["split"] == "train") & (index["condition"] == "normal")
-    chosen = index[(index["kind"] == "original") & (training | (index["split"] == "test"))]
-    return chosen.sort_values("clip", ignore_index=True)
+    chosen = (index["kind"] == "original") & (training | (index["split"] == "test"))
+    clips = index.loc[chosen, [*COLUMNS, "sha256"]].assign(row=np.flatnonzero(chosen))
+    return clips.sort_values("clip", ignore_index=True)
 
 
 def check(detector: Detector, features: Features, clips: pd.DataFrame) -> None:

@@ -1,10 +1,13 @@
 """Compute the log-mel spectrograms of all clips and their augmentations, with several processes and from the store."""
 
+import csv
+import gc
 import os
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice, tee
 from pathlib import Path
 
-import pandas as pd
 import torch
 import torchaudio
 from torch.utils.data import DataLoader, Dataset
@@ -15,7 +18,7 @@ from audio.clips import read_clip
 from audio.features import FeatureWriter
 from audio.files import sha256
 from audio.logmel import LogMelSettings, log_mel
-from audio.manifest import read_manifest
+from audio.manifest import manifest_rows
 from audio.memory import keep_freed_memory
 from stages.command import main
 from stages.params import Declared
@@ -26,23 +29,17 @@ from stages.store import key_of
 BATCH = 32  # clips that a process computes, and the store keeps, at once: all that a killed run loses
 
 
-class Batches(Dataset):
-    """Batches of the files at `paths`: where `segments` keeps the spectrogram of each, made if it was not there.
+class Spectrograms(Dataset):
+    """Where `segments` keeps the spectrograms of files, made if they were not there. A key is the hash of the file."""
 
-    A key is the hash of the file.
-    """
+    def __init__(self, settings: LogMelSettings, segments: Segments):
+        self.settings, self.segments = settings, segments
 
-    def __init__(self, paths: list[str], settings: LogMelSettings, segments: Segments):
-        self.paths, self.settings, self.segments = paths, settings, segments
-
-    def __len__(self) -> int:
-        return -(-len(self.paths) // BATCH)
-
-    def __getitem__(self, batch: int) -> list[tuple[str, str]] | ValueError | OSError:
+    def __getitem__(self, paths: list[Path]) -> list[tuple[str, str]] | ValueError | OSError:
         """Segment and key of each. A bad file's error is given back: raised here, it would come as a page of text."""
         try:
             places, made = [], {}
-            for path in map(Path, self.paths[batch * BATCH : (batch + 1) * BATCH]):
+            for path in paths:
                 key = sha256(path)
                 segment = self.segments.find(key)
                 if segment is None and key not in made:
@@ -55,15 +52,34 @@ class Batches(Dataset):
             return error
 
 
-def listed(raw: Path, augmented: Path) -> pd.DataFrame:
-    """All files: the manifest's columns, kind, view, and the file's path."""
-    clips = read_manifest(raw / "manifest.csv")
-    views = pd.read_csv(augmented / "manifest.csv", usecols=["clip", "view"], dtype={"clip": str, "view": int})
-    sources = clips.set_index("clip", drop=False).loc[views["clip"]].reset_index(drop=True)
-    original = clips.assign(kind="original", view=0, path=f"{raw}/" + clips["clip"] + ".flac")
-    names = f"{augmented}/" + views["clip"] + "_" + views["view"].astype(str) + ".flac"
-    made = sources.assign(kind="augmented", view=views["view"], path=names)
-    return pd.concat([original, made] if len(made) else [original], ignore_index=True)
+@dataclass(frozen=True)
+class File:
+    """A clip or an augmented view of it."""
+
+    path: Path
+    kind: str  # original or augmented
+    view: int
+    clip: dict  # row of the manifest
+
+
+def files(raw: Path, augmented: Path) -> Iterator[File]:
+    """All files, originals first. The manifests, of the same order, are read as files are asked for, not kept."""
+    for clip in manifest_rows(raw / "manifest.csv"):
+        yield File(raw / f"{clip['clip']}.flac", "original", 0, clip)
+    with (augmented / "manifest.csv").open(encoding="utf-8", newline="") as manifest:
+        views = csv.DictReader(manifest)
+        view = next(views, None)
+        for clip in manifest_rows(raw / "manifest.csv"):
+            while view and view["clip"] == clip["clip"]:
+                yield File(augmented / f"{clip['clip']}_{view['view']}.flac", "augmented", int(view["view"]), clip)
+                view = next(views, None)
+    if view:
+        raise ValueError(f"{augmented}/manifest.csv: {view['clip']} is not in {raw}/manifest.csv, or not in its order")
+
+
+def _rows(manifest: Path) -> int:
+    with manifest.open("rb") as file:
+        return sum(1 for _ in file) - 1
 
 
 def run(
@@ -78,18 +94,21 @@ def run(
     code = sha256(Path(audio.logmel.__file__))
     front_end = key_of(settings=asdict(settings), code=code, torchaudio=torchaudio.__version__)
     segments = Segments(store("features") / front_end)
-    files = listed(raw, augmented)
     keep_freed_memory()
+    gc.freeze()  # a collection would touch, and so double, all memory that the workers share with this process
     workers = processes if processes > 1 else 0  # 0 is DataLoader's word for none beside this process
-    batches = DataLoader(Batches(files.pop("path").tolist(), settings, segments), batch_size=None, num_workers=workers)
-    with FeatureWriter(out, settings) as writer, tqdm(total=len(files), disable=None, unit="clip") as progress:
-        for number, places in enumerate(batches):
+    rest = files(raw, augmented)
+    batches, asked = tee(iter(lambda: list(islice(rest, BATCH)), []))
+    paths = ([file.path for file in batch] for batch in asked)
+    made = DataLoader(Spectrograms(settings, segments), sampler=paths, batch_size=None, num_workers=workers)
+    total = sum(_rows(folder / "manifest.csv") for folder in (raw, augmented))
+    with FeatureWriter(out, settings) as writer, tqdm(total=total, disable=None, unit="clip") as progress:
+        for places, batch in zip(made, batches, strict=True):
             if isinstance(places, Exception):
                 raise places
-            rows = files[number * BATCH : (number + 1) * BATCH].to_dict("records")
-            for row, spectrogram in zip(rows, segments.read(places), strict=True):
-                writer.add(row, row.pop("kind"), row.pop("view"), spectrogram)
-            progress.update(len(rows))
+            for file, spectrogram in zip(batch, segments.read(places), strict=True):
+                writer.add(file.clip, file.kind, file.view, spectrogram)
+            progress.update(len(batch))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Clip names and the manifest."""
 
+import tracemalloc
+
 import pytest
 
-from audio.manifest import COLUMNS, ClipName, read_manifest, write_manifest
+from audio.manifest import COLUMNS, ClipName, manifest_rows, read_manifest, write_manifest
 
 
 def test_a_name_says_condition_identity_and_number():
@@ -40,3 +42,19 @@ def test_the_manifest_is_sorted_and_keeps_its_types(tmp_path):
     assert read["clip"].tolist() == written["clip"].tolist() == ["a", "b"]
     assert read["seconds"].tolist() == [11.5, 10.0]
     assert read.iloc[0][["machine_type", "sha256", "source"]].tolist() == ["NA", "0012", ""]
+
+
+def test_the_rows_are_read_as_they_are_asked_for(tmp_path):
+    """Their memory does not grow with the manifest."""
+    path = tmp_path / "manifest.csv"
+    row = dict.fromkeys(COLUMNS, "") | {"seconds": 10.0, "offset": 0.0}
+    write_manifest(path, (row | {"clip": f"fan/train/normal_id_00_{number:08d}"} for number in range(20_000)))
+    assert list(manifest_rows(path)) == read_manifest(path).to_dict("records")
+    peaks = []
+    for read in (read_manifest, lambda path: sum(1 for _ in manifest_rows(path))):
+        tracemalloc.start()
+        read(path)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    whole, one_by_one = peaks
+    assert one_by_one < whole / 4

@@ -1,8 +1,10 @@
 """The benchmark of feature extraction runs, and its ways compute the same."""
 
 import json
+import os
 
 import numpy as np
+import pytest
 import soundfile
 
 from audio.features import Features
@@ -17,6 +19,14 @@ def test_all_ways_are_measured_on_the_same_clips(tmp_path):
     assert written["rows"] == rows and written["clips"] == 18
     assert rows[0]["way"] == "librosa loop" and rows[0]["x librosa"] == 1
     assert all(row["clips/s"] > 0 for row in rows)
+
+
+def test_two_processes_share_the_clips(tmp_path):
+    paths = [tmp_path / str(number) for number in range(5)]
+    features.halved(lambda part: [path.write_text(str(os.getpid())) for path in part], paths)
+    assert len({path.read_text() for path in paths}) == 2
+    with pytest.raises(RuntimeError, match="failed"):
+        features.halved(lambda part: [path.read_text() for path in part], [tmp_path / "none"])
 
 
 def test_the_loops_compute_what_the_stage_computes(tmp_path):

@@ -178,6 +178,12 @@ def test_a_damaged_segment_is_made_again(data):
     assert len(data.entries()) == 3
 
 
+def test_a_view_of_an_unknown_clip_is_named(data):
+    data.augment("fan/train/normal_id_00_00000009", 0)
+    with pytest.raises(ValueError, match=r"augmented/manifest\.csv: fan/train/normal_id_00_00000009 is not in .*raw"):
+        data.run()
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_missing_clip_fails_and_leaves_no_features(data, processes):
     (data.root / "raw" / "fan/train/normal_id_00_00000001.flac").unlink()
