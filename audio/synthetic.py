@@ -295,7 +295,7 @@ def _gain(decibels: float) -> float:
 
 
 def _rms(signal: np.ndarray) -> float:
-    return float(np.sqrt(np.dot(signal, signal) / len(signal)))
+    return float(np.sqrt(np.mean(np.square(signal))))
 
 
 def _unit(signal: np.ndarray) -> np.ndarray:

@@ -1,6 +1,9 @@
 """Simulated machines: their description, their determinism, their mechanisms, and that the task is no trick."""
 
+import os
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -143,6 +146,31 @@ def test_a_clip_depends_on_seed_and_name_alone(machines, machine_type):
         np.testing.assert_array_equal(one, other)
     assert not np.array_equal(forwards[0], forwards[1])
     assert not np.array_equal(forwards[0], synthesise(specs[0], machines.model_copy(update={"seed": 1})))
+
+
+SYNTHESISE = """
+import sys
+from audio.clips import digest
+from audio.synthetic import read_description, synthesise
+machines = read_description(sys.argv[1])
+for spec in {spec.machine_type: spec for spec in machines.clips()}.values():
+    print(spec.clip, digest(synthesise(spec, machines)))
+"""
+
+
+def test_a_clip_is_the_same_whatever_the_processor_multiplies_matrices_with():
+    """Else dvc.lock's data/raw would be that of one kind of machine."""
+    made = {
+        kernel: subprocess.run(
+            [sys.executable, "-c", SYNTHESISE, DESCRIPTION],
+            env=os.environ | {"OPENBLAS_CORETYPE": kernel},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for kernel in ("Prescott", "Haswell")
+    }
+    assert made["Prescott"] == made["Haswell"] and len(made["Haswell"].splitlines()) == 6
 
 
 def test_machine_and_background_stand_at_the_stated_ratio():
