@@ -295,7 +295,7 @@ def _gain(decibels: float) -> float:
 
 
 def _rms(signal: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(signal))))
+    return float(np.sqrt(np.mean(np.square(signal))))  # np.dot would sum as the machine's BLAS does, each in its order
 
 
 def _unit(signal: np.ndarray) -> np.ndarray:

@@ -98,6 +98,7 @@ def run(
     gc.freeze()  # a collection would touch, and so double, all memory that the workers share with this process
     workers = processes if processes > 1 else 0  # 0 is DataLoader's word for none beside this process
     rest = files(raw, augmented)
+    # The sampler hands out the files, read while the workers are there already: so none of them carries the whole list.
     batches, asked = tee(iter(lambda: list(islice(rest, BATCH)), []))
     paths = ([file.path for file in batch] for batch in asked)
     made = DataLoader(Spectrograms(settings, segments), sampler=paths, batch_size=None, num_workers=workers)
