@@ -9,14 +9,11 @@
 
 import argparse
 import os
-import platform
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from statistics import median
 
@@ -30,6 +27,7 @@ from audio.clips import read_clip
 from audio.features import Features, FeatureWriter
 from audio.files import write_json
 from audio.logmel import LogMelSettings, log_mel
+from benchmarks.measuring import machine, seconds
 from model.batches import TrainingClips, visible_count
 from model.finetuning import Finetuning, FinetuningSettings
 from model.losses import info_nce, reconstruction_loss, standardise_patches, vcr_loss
@@ -137,12 +135,6 @@ def reference_step(folder: Path, config: NetworkConfig, batch: int) -> Callable:
     return step
 
 
-def seconds(step: Callable) -> float:
-    started = time.perf_counter()
-    step()
-    return time.perf_counter() - started
-
-
 def matrix_rate(dtype: torch.dtype) -> float:
     """FLOP/s of the product that the network spends most of its time in, median of 15."""
     a, b = torch.randn(4096, 384).to(dtype), torch.randn(384, 1536).to(dtype)
@@ -230,9 +222,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_corpus(folder, max(arguments.batch, arguments.sizes or 0, *(arguments.memory or [0])))
-        result = {
-            "date": datetime.now().date().isoformat(),
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
+        result = machine() | {
             "parameters": sum(parameter.numel() for parameter in RCMAE(PAPER).parameters()),
             "encoder_parameters": sum(parameter.numel() for parameter in RCMAE(PAPER).encoder.parameters()),
             "against_reference": against_reference(folder, PAPER, arguments.batch, arguments.repeats),

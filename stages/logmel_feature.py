@@ -66,15 +66,16 @@ def files(raw: Path, augmented: Path) -> Iterator[File]:
     """All files, originals first. The manifests, of the same order, are read as files are asked for, not kept."""
     for clip in manifest_rows(raw / "manifest.csv"):
         yield File(raw / f"{clip['clip']}.flac", "original", 0, clip)
+    clips = manifest_rows(raw / "manifest.csv")
+    clip = next(clips, None)
     with (augmented / "manifest.csv").open(encoding="utf-8", newline="") as manifest:
-        views = csv.DictReader(manifest)
-        view = next(views, None)
-        for clip in manifest_rows(raw / "manifest.csv"):
-            while view and view["clip"] == clip["clip"]:
-                yield File(augmented / f"{clip['clip']}_{view['view']}.flac", "augmented", int(view["view"]), clip)
-                view = next(views, None)
-    if view:
-        raise ValueError(f"{augmented}/manifest.csv: {view['clip']} is not in {raw}/manifest.csv, or not in its order")
+        for view in csv.DictReader(manifest):
+            name, number = view["clip"], view["view"]
+            while clip and clip["clip"] != name:
+                clip = next(clips, None)
+            if not clip:
+                raise ValueError(f"{augmented}/manifest.csv: {name} is not in {raw}/manifest.csv, or not in its order")
+            yield File(augmented / f"{name}_{number}.flac", "augmented", int(number), clip)
 
 
 def _rows(manifest: Path) -> int:
