@@ -21,9 +21,9 @@ import tempfile
 import threading
 from pathlib import Path
 
-from evaluation.detector import Detector
-from evaluation.judging import Judge, Judgement, expand, machine_id
-from evaluation.watch import Record, watch
+from detection.detector import Detector
+from detection.judging import Judge, Judgement, expand, machine_id
+from detection.watch import Record, watch
 
 EVERY, SETTLE = 2.0, 3.0  # s: how often --watch looks, and how long a complete file has been left alone
 
@@ -61,7 +61,7 @@ def arguments(values: list[str] | None = None) -> argparse.Namespace:
 def main(values: list[str] | None = None) -> int:
     chosen = arguments(values)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    for own in ("detect", "evaluation"):
+    for own in ("detect", "detection"):
         logging.getLogger(own).setLevel(logging.INFO)
     try:
         detector = Detector.load(chosen.model)
@@ -74,15 +74,15 @@ def main(values: list[str] | None = None) -> int:
         if chosen.watch is not None:
             return follow(judge, chosen.watch, chosen.record or chosen.watch / "verdicts.csv", chosen.json)
         if chosen.serve:
-            from evaluation.serve import serve
+            from detection.serve import serve
 
             serve(judge, chosen.host, chosen.port)
             return 0
         if chosen.export is not None:
-            from evaluation.export import export_onnx
+            from detection.export import export_onnx
 
             export_onnx(detector, chosen.export)
-            log.info("wrote %s; evaluation/export.py tells how to run it", chosen.export)
+            log.info("wrote %s; detection/export.py tells how to run it", chosen.export)
             return 0
         return score(judge, chosen)
     except (ValueError, OSError) as error:
@@ -104,7 +104,7 @@ def score(judge: Judge, chosen: argparse.Namespace) -> int:
 def one(judge: Judge, path: Path, picture: Path | None, name: str | None = None) -> Judgement:
     judgement = judge(path, name)
     if picture is not None and judgement.verdict is not None:
-        from evaluation.why import draw
+        from detection.why import draw
 
         log_mel = judge.detector.log_mel_of_file(path, judge.channel)
         draw(judge.detector, log_mel, judgement.verdict, picture, judgement.name)

@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from audio.files import whole_file
+from storage.files import whole_file
 
 SAMPLE_RATE = 16000  # Hz, of everything below data/
 AUDIO_SUFFIXES = (".wav", ".flac")

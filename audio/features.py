@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from audio.files import whole_folder
 from audio.logmel import LogMelSettings
 from audio.manifest import COLUMNS
+from storage.files import whole_folder
 
 KINDS = ("original", "augmented")
 INDEX_COLUMNS = [*COLUMNS, "kind", "view", "start", "frames"]

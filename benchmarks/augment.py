@@ -23,10 +23,10 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 
 from audio.clips import read_clip
 from audio.manifest import read_manifest
+from augmentation.audioldm import AudioLDM
+from augmentation.generation import plan
 from benchmarks.measuring import alternating, show
-from model.audioldm import AudioLDM
 from stages import diffusion_augment
-from stages.augmentation import plan
 from stages.params import read
 
 ROOT = Path(__file__).parents[1]
@@ -131,7 +131,9 @@ def measure(checkpoint: str, raw: Path, prompts: Path, clips: int, rounds: int, 
 
 def main(arguments: list[str] | None = None, out: Path | None = None) -> list[dict]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", default="model/nano_audioldm/checkpoint", help="folder in diffusers format")
+    parser.add_argument(
+        "--checkpoint", default="augmentation/nano_audioldm/checkpoint", help="folder in diffusers format"
+    )
     parser.add_argument("--raw", type=Path, default=Path("data/raw"), help="folder with manifest.csv")
     parser.add_argument("--prompts", type=Path, default=Path("data/prompts"), help="folder with prompts.csv")
     parser.add_argument("--clips", type=int, default=8)

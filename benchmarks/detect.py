@@ -22,8 +22,8 @@ import yaml
 
 from audio.logmel import LogMelSettings
 from benchmarks.measuring import alternating, show
-from evaluation.detector import Detector, Settings
-from evaluation.export import export_onnx
+from detection.detector import Detector, Settings
+from detection.export import export_onnx
 from model.network import RCMAE, IdentityClassifier, NetworkConfig
 
 ROOT = Path(__file__).parents[1]

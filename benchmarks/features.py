@@ -26,10 +26,10 @@ from torchaudio.functional import melscale_fbanks
 from torchaudio.transforms import MelSpectrogram
 
 from audio.manifest import read_manifest
-from audio.memory import keep_freed_memory
 from benchmarks.measuring import alternating, seconds_apart, show
 from stages import logmel_feature
 from stages.params import read
+from storage.memory import keep_freed_memory
 
 ROOT = Path(__file__).parents[1]
 

@@ -11,7 +11,7 @@ from statistics import median
 
 import torch
 
-from audio.files import write_json
+from storage.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -25,7 +25,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from audio.clips import read_clip
 from audio.features import Features, FeatureWriter
-from audio.files import write_json
 from audio.logmel import LogMelSettings, log_mel
 from benchmarks.measuring import machine, seconds
 from model.batches import TrainingClips, visible_count
@@ -34,6 +33,7 @@ from model.losses import info_nce, reconstruction_loss, standardise_patches, vcr
 from model.network import RCMAE, IdentityClassifier, NetworkConfig, network_input, patchify
 from model.pretraining import Pretraining, PretrainingSettings
 from model.training import make_fabric, native_bf16
+from storage.files import write_json
 
 RESULT = Path(__file__).parent / "results" / "pretrain.json"
 PAPER = NetworkConfig()

@@ -1,1 +1,1 @@
-"""AUC and friends, scoring back-ends, references, thresholds, plots."""
+"""Figures about scores: AUC and friends, intervals, tables, and the report."""

@@ -18,13 +18,13 @@ import torch
 from tqdm import tqdm
 
 from audio.features import Features
-from audio.files import whole_folder
-from audio.memory import return_freed_memory
+from detection.detector import Detector
+from detection.thresholds import decide, threshold
 from evaluation import metrics
-from evaluation.detector import Detector
-from evaluation.references import level_distance, statistics, statistics_distances
-from evaluation.thresholds import decide, threshold
-from model.autoencoder import STACKED, reconstruction_error, train
+from peers.autoencoder import STACKED, reconstruction_error, train
+from peers.references import level_distance, statistics, statistics_distances
+from storage.files import whole_folder
+from storage.memory import return_freed_memory
 
 COLUMNS = ["clip", "machine_type", "machine_id", "split", "condition"]
 REFERENCES = ("rms", "logmel_nearest_neighbour", "logmel_mahalanobis", "autoencoder")

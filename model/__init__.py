@@ -1,1 +1,1 @@
-"""Torch: networks, losses, diffusion, training loops. Knows no DVC, no params.yaml, no folder layout."""
+"""The paper's networks, losses and trainings. Knows no DVC, no params.yaml, no folder layout."""

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from audio.files import whole_file, write_json
 from model.network import RCMAE, IdentityClassifier, NetworkConfig
+from storage.files import whole_file, write_json
 
 FORMAT = 1  # of both kinds of file; raised whenever an old one can no longer be read
 STATES_KEPT = 2

@@ -17,10 +17,10 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from audio.memory import keep_freed_memory
 from model.batches import Share, prefetched
 from model.checkpoints import load_state, restore, save_state, training_state
 from model.devices import launch
+from storage.memory import keep_freed_memory
 
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints: what a killed run loses at most, and one epoch's last step
 LOG_SECONDS = 30.0  # between two lines of progress where there is no terminal

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import yaml
 
-from audio.files import sha256
-from stages.paths import store
-from stages.store import key_of
+from storage.files import sha256
+from storage.store import key_of, store_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -26,16 +25,16 @@ def checkpoint_folder(stage: str, settings: dict, inputs: list[Path]) -> Path:
     deps = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]["deps"]
     code = {dep: sha256(ROOT / dep) for dep in deps if dep.endswith(".py")}
     data = [{path.name: sha256(path) for path in sorted(folder.iterdir())} for folder in inputs]
-    return store("checkpoints") / f"{stage}-{key_of(settings=settings, data=data, code=code)[:16]}"
+    return store_folder("checkpoints") / f"{stage}-{key_of(settings=settings, data=data, code=code)[:16]}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="List the checkpoints that killed training runs left, or remove them.")
     parser.add_argument("--clean", action="store_true", help="remove them; a run that was killed then starts afresh")
     clean = parser.parse_args().clean
-    folders = sorted(path for path in store("checkpoints").glob("*") if path.is_dir())
+    folders = sorted(path for path in store_folder("checkpoints").glob("*") if path.is_dir())
     if not folders:
-        print(f"no checkpoints in {store('checkpoints')}")
+        print(f"no checkpoints in {store_folder('checkpoints')}")
     for folder in folders:
         states = sorted(folder.glob("step_*.safetensors"))
         steps = int(states[-1].stem.removeprefix("step_")) if states else 0

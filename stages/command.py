@@ -15,9 +15,9 @@ from pathlib import Path
 
 import yaml
 
-from audio.files import write_json
 from stages.params import Declared, declared_keys, load, read
-from stages.paths import store
+from storage.files import write_json
+from storage.store import store_folder
 
 
 def main(run: Callable[[Declared], None], stage: str) -> None:
@@ -52,4 +52,4 @@ def duration_file(stage: str, root: Path) -> Path:
     stages = list(yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"])
     keys = {key for each in stages[: stages.index(stage) + 1] for key in declared_keys(each, root)}
     chosen = {key: reduce(getitem, key.split("."), values) for key in sorted(keys)}
-    return store("durations") / f"{stage}-{hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:16]}.json"
+    return store_folder("durations") / f"{stage}-{hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:16]}.json"

@@ -7,18 +7,20 @@ clips are the same generates none of them again.
 import argparse
 import logging
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import pandas as pd
 
 from audio.clips import read_clip
-from audio.files import write_json
 from audio.manifest import read_manifest
-from audio.memory import keep_freed_memory
-from stages.augmentation import AugmentedStore, assemble, generate, plan, refuse_unusable, shares
+from augmentation.generation import AugmentedStore, Settings, assemble, generate, plan, refuse_unusable, shares
 from stages.command import main
 from stages.params import Declared
-from stages.paths import AUGMENTED, METRICS, PROMPTS, RAW, store
+from stages.paths import AUGMENTED, METRICS, PROMPTS, RAW
+from storage.files import write_json
+from storage.memory import keep_freed_memory
+from storage.store import store_folder
 
 COLUMNS = ["clip", "view", "prompt_id", "ddim_steps", "t0", "guidance_scale", "seed", "checkpoint", "key"]
 
@@ -36,16 +38,17 @@ def run(
         pd.DataFrame(columns=COLUMNS).to_csv(out / "manifest.csv", index=False)
         write_json(metrics / "augment.json", {"method": "masking", "clips": 0})
         return
-    from evaluation.audit import metrics as measures
-    from model.audioldm import FRONT_END, OUTPUTS, AudioLDM, checkpoint_identity, resolve
+    from augmentation.audioldm import FRONT_END, OUTPUTS, AudioLDM, checkpoint_identity, resolve
+    from augmentation.audit import metrics as measures
     from model.devices import launch
 
     folder = resolve(augment.checkpoint, augment.revision)
     identity = checkpoint_identity(folder)
     clips = read_manifest(raw / "manifest.csv")
     table = pd.read_csv(prompts / "prompts.csv", dtype=str, keep_default_na=False)
-    jobs = plan(clips, table, augment, identity, FRONT_END, OUTPUTS)
-    entries = AugmentedStore(store("augmented"))
+    settings = Settings(**{field.name: getattr(augment, field.name) for field in fields(Settings)})
+    jobs = plan(clips, table, settings, identity, FRONT_END, OUTPUTS)
+    entries = AugmentedStore(store_folder("augmented"))
     fabric = launch()
     keep_freed_memory()
     had = sum(all(map(entries.intact, job.keys.values())) for job in jobs)
@@ -71,7 +74,7 @@ def run(
 
 def seed_store(_: Declared, augmented: Path = AUGMENTED) -> None:
     """Take the clips of `augmented` into the store."""
-    entries = AugmentedStore(store("augmented"))
+    entries = AugmentedStore(store_folder("augmented"))
     audits = augmented / "audit.csv"
     if not audits.is_file():
         raise ValueError(f"{augmented} has no audit.csv: pull it first, `dvc pull diffusion-augment`")

@@ -9,13 +9,15 @@ from tqdm import tqdm
 
 from audio.clips import SAMPLE_RATE, digest, read_clip, write_clip
 from audio.dcase2020 import fetch, read_archives, unpack
-from audio.files import whole_folder
 from audio.manifest import write_manifest
 from audio.recordings import Fault, check_corpus, check_types, import_recordings
-from audio.synthetic import ClipSpec, Machines, read_description, synthesise
+from audio.synthetic.clips import synthesise
+from audio.synthetic.description import ClipSpec, Machines, read_description
 from stages.command import main
 from stages.params import Corpus, Declared
-from stages.paths import RAW, store
+from stages.paths import RAW
+from storage.files import whole_folder
+from storage.store import store_folder
 
 
 def synthetic(corpus: Corpus, out: Path) -> list[dict]:
@@ -54,7 +56,7 @@ def dcase2020(corpus: Corpus, out: Path) -> tuple[list[dict], list[Fault]]:
     check_types(corpus.types, (one.machine_type for one in archives), Path(corpus.path))
     archives = [one for one in archives if not corpus.types or one.machine_type in corpus.types]
     unpacked = out / ".unpacked"
-    unpack(fetch(archives, store("archives"), corpus.source, unpacked), unpacked)
+    unpack(fetch(archives, store_folder("archives"), corpus.source, unpacked), unpacked)
     return recordings(corpus, unpacked, out)
 
 

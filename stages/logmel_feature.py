@@ -16,15 +16,15 @@ from tqdm import tqdm
 import audio.logmel
 from audio.clips import read_clip
 from audio.features import FeatureWriter
-from audio.files import sha256
 from audio.logmel import LogMelSettings, log_mel
 from audio.manifest import manifest_rows
-from audio.memory import keep_freed_memory
 from stages.command import main
 from stages.params import Declared
-from stages.paths import AUGMENTED, FEATURES, RAW, store
-from stages.segments import Segments
-from stages.store import key_of
+from stages.paths import AUGMENTED, FEATURES, RAW
+from storage.files import sha256
+from storage.memory import keep_freed_memory
+from storage.segments import Segments
+from storage.store import key_of, store_folder
 
 BATCH = 32  # clips that a process computes, and the store keeps, at once: all that a killed run loses
 
@@ -94,7 +94,7 @@ def run(
     settings = LogMelSettings(**params.logmel.model_dump())
     code = sha256(Path(audio.logmel.__file__))
     front_end = key_of(settings=asdict(settings), code=code, torchaudio=torchaudio.__version__)
-    segments = Segments(store("features") / front_end)
+    segments = Segments(store_folder("features") / front_end)
     keep_freed_memory()
     gc.freeze()  # a collection would touch, and so double, all memory that the workers share with this process
     workers = processes if processes > 1 else 0  # 0 is DataLoader's word for none beside this process

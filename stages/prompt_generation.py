@@ -4,11 +4,11 @@ import csv
 import logging
 from pathlib import Path
 
-from audio.files import whole_file
-from model.prompts import Endpoint, LocalModel, Prompts, collect, factory_of, from_bank, read_bank
+from augmentation.prompts import Endpoint, LocalModel, Prompts, collect, factory_of, from_bank, read_bank
 from stages.command import main
 from stages.params import Declared
 from stages.paths import PROMPTS
+from storage.files import whole_file
 
 BANK = Path("corpora/prompts.csv")
 

@@ -16,15 +16,15 @@ import torch
 
 from audio.features import Features
 from audio.manifest import read_manifest
-from evaluation.detector import Detector
+from detection.detector import Detector
 from evaluation.report.page import write_report
 from evaluation.report.published import read_published
 from evaluation.report.run import Run
+from evaluation.report.settings import settings
 from stages.command import duration_file, main
 from stages.curves import read_curves
 from stages.params import Declared, declared_keys
 from stages.paths import AUGMENTED, DETECTOR, FEATURES, METRICS, PROMPTS, RAW, REPORT, SCORES
-from stages.settings import settings
 
 STAGES = ("download", "prompt-generation", "diffusion-augment", "logmel-feature", "pretrain", "finetune", "score")
 PUBLISHED = Path("corpora/published_dev.csv")

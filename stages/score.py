@@ -7,13 +7,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-import model.autoencoder
+import peers.autoencoder
 from audio.clips import read_clip
 from audio.features import Features
-from audio.files import sha256, write_json
+from detection.detector import Detector, Settings
 from evaluation import metrics
-from evaluation.detector import Detector, Settings
-from evaluation.references import level
 from evaluation.scoring import (
     COLUMNS,
     autoencoder_scores,
@@ -27,10 +25,12 @@ from evaluation.scoring import (
     write_scores,
 )
 from model.checkpoints import load_model
+from peers.references import level
 from stages.command import main
 from stages.params import Declared
-from stages.paths import DETECTOR, FEATURES, FINETUNED, METRICS, PRETRAINED, RAW, SCORES, store
-from stages.store import Store, key_of
+from stages.paths import DETECTOR, FEATURES, FINETUNED, METRICS, PRETRAINED, RAW, SCORES
+from storage.files import sha256, write_json
+from storage.store import Store, key_of, store_folder
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +69,9 @@ def run(params: Declared, root: Path = Path()) -> None:
 
 def _autoencoders(params: Declared, features: Features, clips: pd.DataFrame) -> np.ndarray:
     """The autoencoder's scores of all clips, type by type; they depend on no loss weight, so the store keeps them."""
-    score, entries = params.score, Store(store("autoencoder"))
+    score, entries = params.score, Store(store_folder("autoencoder"))
     how = {"epochs": score.autoencoder_epochs, "vectors_per_epoch": score.autoencoder_vectors, "seed": params.seed}
-    code = sha256(Path(model.autoencoder.__file__))
+    code = sha256(Path(peers.autoencoder.__file__))
 
     def of_type(own: pd.DataFrame) -> pd.Series:
         key = key_of(

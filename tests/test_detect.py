@@ -21,7 +21,7 @@ from PIL import Image
 import detect
 from audio.clips import read_clip, write_clip
 from audio.features import Features
-from evaluation.detector import Detector
+from detection.detector import Detector
 from stages import logmel_feature
 from stages.params import read
 from tests.conftest import ROOT

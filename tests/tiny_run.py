@@ -11,8 +11,8 @@ import yaml
 from stages import diffusion_augment, download, finetune, logmel_feature, pretrain, prompt_generation, score
 from stages.params import load
 from stages.paths import RAW
+from tests.augmentation import tiny_audioldm
 from tests.conftest import ROOT
-from tests.model import tiny_audioldm
 
 STAGES = {
     "prompt-generation": prompt_generation,

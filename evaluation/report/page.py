@@ -4,10 +4,10 @@ from pathlib import Path
 
 import jinja2
 
-from audio.files import whole_file
-from evaluation import plots
+from evaluation.report import plots
 from evaluation.report.run import Run
 from evaluation.report.sections import sections
+from storage.files import whole_file
 
 
 def write_report(run: Run, path: Path) -> None:

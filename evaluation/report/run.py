@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from audio.features import Features
-from evaluation.detector import Detector
+from detection.detector import Detector
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Run:
     raw: Path  # folder of the clips' audio
     augmented: Path  # folder of the augmented clips' audio
     augmentations: pd.DataFrame  # a row per augmented clip, empty if the second view is masked
-    audit: pd.DataFrame  # of the augmented clips, a row per file, see evaluation.audit; empty as well
+    audit: pd.DataFrame  # of the augmented clips, a row per file, see augmentation.audit; empty as well
     prompts: pd.DataFrame  # id, factory, text
     features: Features
     scores: pd.DataFrame  # a row per clip, a column per back-end and reference

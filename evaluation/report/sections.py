@@ -6,8 +6,9 @@ from sklearn.manifold import TSNE
 
 from audio.clips import read_clip
 from audio.manifest import CONDITIONS
-from evaluation import metrics, plots
-from evaluation.explain import reconstruct, reconstruction_error
+from detection.reconstruction import reconstruct, reconstruction_error
+from evaluation import metrics
+from evaluation.report import plots
 from evaluation.report.answer import BACKENDS, NAMES, REFERENCES, Machines, by_machine, by_type, details, sentence
 from evaluation.report.decisions import decisions
 from evaluation.report.published import TYPES, is_dcase2020, table4

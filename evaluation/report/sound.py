@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from audio.clips import SAMPLE_RATE
 from audio.logmel import LogMelSettings
-from evaluation.plots import spectrogram_png
+from evaluation.report.plots import spectrogram_png
 
 PEAK = 0.8  # of what a player plays; recordings of machines are often too quiet for a telephone
 MOST_GAIN = 40.0  # dB

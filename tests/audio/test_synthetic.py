@@ -15,18 +15,11 @@ from scipy.signal import find_peaks
 from sklearn.metrics import roc_auc_score
 
 from audio.logmel import LogMelSettings, log_mel
-from audio.synthetic import (
-    MECHANISMS,
-    SAMPLE_RATE,
-    SAMPLES,
-    ClipSpec,
-    Fault,
-    Machines,
-    factory,
-    mix,
-    read_description,
-    synthesise,
-)
+from audio.synthetic.clips import mix, synthesise
+from audio.synthetic.description import ClipSpec, Machines, read_description
+from audio.synthetic.factory import factory
+from audio.synthetic.machines import MECHANISMS, Fault
+from audio.synthetic.signals import SAMPLE_RATE, SAMPLES
 
 DESCRIPTION = Path(__file__).resolve().parents[2] / "corpora" / "synthetic.yaml"
 TYPES = ["fan", "pump", "slider", "valve", "ToyCar", "ToyConveyor"]
@@ -151,7 +144,8 @@ def test_a_clip_depends_on_seed_and_name_alone(machines, machine_type):
 SYNTHESISE = """
 import sys
 from audio.clips import digest
-from audio.synthetic import read_description, synthesise
+from audio.synthetic.clips import synthesise
+from audio.synthetic.description import read_description
 machines = read_description(sys.argv[1])
 for spec in {spec.machine_type: spec for spec in machines.clips()}.values():
     print(spec.clip, digest(synthesise(spec, machines)))

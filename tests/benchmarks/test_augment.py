@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import augment
 from tests import tiny_corpus
-from tests.model import tiny_audioldm
+from tests.augmentation import tiny_audioldm
 
 
 @pytest.fixture

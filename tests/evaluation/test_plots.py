@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import auc, roc_curve
 
-from evaluation import plots
+from evaluation.report import plots
 
 NASTY = '<script>alert("$x^2$")</script>'
 PAPER = {"light": "#ffffff", "dark": "#12171d"}

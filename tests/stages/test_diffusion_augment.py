@@ -14,14 +14,15 @@ import pandas as pd
 import pytest
 import soundfile
 import yaml
+from generation.audit import audit, spectrogram
 
 from audio.clips import digest, read_clip, write_clip
 from audio.manifest import write_manifest
-from evaluation.audit import audit, spectrogram
-from stages import augmentation, diffusion_augment
+from augmentation import generation
+from stages import diffusion_augment
 from stages.params import load
+from tests.augmentation import tiny_audioldm
 from tests.conftest import ROOT
-from tests.model import tiny_audioldm
 
 PROMPTS = [
     "add deep rolling rumble produced by crushers in a quarry as they break rocks",
@@ -39,7 +40,7 @@ def checkpoint(tmp_path_factory):
 NOTING = """
 import os, runpy, sys
 from pathlib import Path
-from model.audioldm import AudioLDM
+from augmentation.audioldm import AudioLDM
 augment = AudioLDM.augment
 def noting(self, waveforms, recipes, *rest):
     with (Path(os.environ["RCMAE_STORE"]).parent / "made").open("a") as file:
@@ -118,7 +119,7 @@ def project(tmp_path, checkpoint, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RCMAE_STORE", str(tmp_path / "store"))
-    monkeypatch.setattr(augmentation, "COMPARED", 1)
+    monkeypatch.setattr(generation, "COMPARED", 1)
     return Project(tmp_path, checkpoint)
 
 
@@ -247,7 +248,7 @@ def test_seeding_from_nothing(project):
 def test_out_of_memory_halves_the_batch_once(project, caplog, monkeypatch):
     import torch
 
-    from model.audioldm import AudioLDM
+    from augmentation.audioldm import AudioLDM
 
     sizes, augment = [], AudioLDM.augment
 

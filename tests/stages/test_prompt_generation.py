@@ -8,8 +8,8 @@ import yaml
 
 from stages.params import load
 from stages.prompt_generation import run
+from tests.augmentation.test_prompts import Server, chat, good, ten
 from tests.conftest import ROOT
-from tests.model.test_prompts import Server, chat, good, ten
 
 
 @pytest.fixture

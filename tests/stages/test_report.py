@@ -15,10 +15,10 @@ import pandas as pd
 import pytest
 import yaml
 
+from evaluation.report.settings import full_size_overrides, settings
 from stages import report
 from stages.command import duration_file
 from stages.params import load
-from stages.settings import full_size_overrides, settings
 from tests import tiny_run
 from tests.conftest import ROOT
 

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from audio.clips import read_clip
 from audio.features import Features
-from evaluation.detector import Detector
+from detection.detector import Detector
 from stages import score
 from stages.params import read
 from tests.conftest import ROOT

@@ -1,0 +1,268 @@
+"""The description of simulated machines, checked: which there are, how they sound, what may be wrong with them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from audio.synthetic.signals import SAMPLE_RATE, SECONDS
+
+
+def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError("the first value must not be above the second")
+    return pair
+
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Decibels = Annotated[float, Field(ge=-60, le=60)]
+Spread = Annotated[float, Field(ge=0, le=20)]
+Count = Annotated[int, Field(ge=1, strict=True)]
+Seconds = Annotated[float, Field(gt=0, le=SECONDS)]
+Hertz = Annotated[float, Field(gt=0, lt=SAMPLE_RATE / 2)]
+Rate = Annotated[float, Field(ge=0, le=1000)]
+Modes = Annotated[tuple[Hertz, ...], Field(min_length=1)]
+Range = Annotated[tuple[Number, Number], AfterValidator(_ascending)]
+Severity = Annotated[
+    tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]], AfterValidator(_ascending)
+]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FanDesign(_Strict):
+    """A rotor of `blades` blades in a housing with `resonances_hz`; `turbulence_db` is re the blade-pass tones."""
+
+    speed_hz: Hertz
+    blades: Count
+    harmonics: Count
+    falloff_db: Decibels
+    turbulence_hz: Hertz
+    turbulence_db: Decibels
+    resonances_hz: Modes
+
+
+class PumpDesign(_Strict):
+    """A rotor of `vanes` vanes in a fluid; `flow_db` is re the pulsation of the vanes."""
+
+    speed_hz: Hertz
+    vanes: Count
+    harmonics: Count
+    falloff_db: Decibels
+    flow_hz: Hertz
+    flow_db: Decibels
+    cavitation_per_s: Rate
+    resonances_hz: Modes
+
+
+class SliderDesign(_Strict):
+    """A carriage that strokes to and fro; `whine_db` (motor) and `stop_db` (end stops) are re the friction."""
+
+    stroke_s: Seconds
+    pause_s: Seconds
+    friction_hz: Hertz
+    whine_hz: Hertz
+    whine_db: Decibels
+    stop_db: Decibels
+    resonances_hz: Modes
+
+
+class ValveDesign(_Strict):
+    """A solenoid that opens every `period_s` for `open_s`.
+
+    `closing_db` is re the opening click, `puff_db` (air let through) too; `seat_hz` is the thud of the body.
+    """
+
+    period_s: Seconds
+    open_s: Seconds
+    closing_db: Decibels
+    puff_db: Decibels
+    click_hz: Modes
+    seat_hz: Hertz
+
+    @model_validator(mode="after")
+    def _closes_before_it_opens(self) -> "ValveDesign":
+        if self.open_s >= self.period_s:
+            raise ValueError(f"open_s {self.open_s} must be below period_s {self.period_s}")
+        return self
+
+
+class ToyCarDesign(_Strict):
+    """A motor of `speed_hz`, whose pinion of `teeth` teeth drives an axle `gear_ratio` times slower."""
+
+    speed_hz: Hertz
+    gear_ratio: Annotated[float, Field(ge=1)]
+    teeth: Count
+    harmonics: Count
+    falloff_db: Decibels
+    run_up_s: Seconds
+    rolling_hz: Hertz
+    rolling_db: Decibels
+    resonances_hz: Modes
+
+
+class ToyConveyorDesign(_Strict):
+    """A belt that comes round `belt_hz` times a second over rollers and pulleys that turn with `roller_hz`."""
+
+    motor_hz: Hertz
+    harmonics: Count
+    falloff_db: Decibels
+    roller_hz: Hertz
+    belt_hz: Hertz
+    belt_noise_hz: Hertz
+    belt_noise_db: Decibels
+    resonances_hz: Modes
+
+
+Design = TypeVar("Design", bound=_Strict)
+FaultName = TypeVar("FaultName", bound=str)
+Ids = Annotated[dict[Annotated[str, Field(pattern=r"^id_\d\d$")], Design], Field(min_length=1)]
+Faults = Annotated[dict[FaultName, Severity], Field(min_length=1)]  # and the range that their severity is drawn from
+
+
+class FanType(_Strict):
+    """The fans by id ("id_00"), and their faults; the other types alike."""
+
+    ids: Ids[FanDesign]
+    faults: Faults[Literal["unbalance", "clogging", "damaged_blade", "voltage_drop"]]
+
+
+class PumpType(_Strict):
+    ids: Ids[PumpDesign]
+    faults: Faults[Literal["leakage", "clogging", "contamination", "worn_bearing"]]
+
+
+class SliderType(_Strict):
+    ids: Ids[SliderDesign]
+    faults: Faults[Literal["rail_damage", "lack_of_grease", "loose_belt"]]
+
+
+class ValveType(_Strict):
+    ids: Ids[ValveDesign]
+    faults: Faults[Literal["contamination", "leakage", "weak_spring", "sticking"]]
+
+
+class ToyCarType(_Strict):
+    ids: Ids[ToyCarDesign]
+    faults: Faults[Literal["bent_shaft", "damaged_gear", "tangled_wheel", "over_voltage"]]
+
+
+class ToyConveyorType(_Strict):
+    ids: Ids[ToyConveyorDesign]
+    faults: Faults[Literal["slack_belt", "excess_tension", "damaged_pulley", "foreign_object"]]
+
+
+class Types(_Strict):
+    """The machine types of a corpus; a type that is left out has no clips."""
+
+    fan: FanType | None = None
+    pump: PumpType | None = None
+    slider: SliderType | None = None
+    valve: ValveType | None = None
+    ToyCar: ToyCarType | None = None
+    ToyConveyor: ToyConveyorType | None = None
+
+    @model_validator(mode="after")
+    def _at_least_one(self) -> "Types":
+        if not any(kind for _, kind in self):
+            raise ValueError(f"no machine type is described: at least one of {', '.join(type(self).model_fields)}")
+        return self
+
+
+class Clips(_Strict):
+    """Number of clips per machine id."""
+
+    train_normal: Count
+    test_normal: Count
+    test_anomaly: Count
+
+
+class RecordingLevel(_Strict):
+    """RMS level of the clips: evenly spread within `level_spread_db` of `level_dbfs`."""
+
+    level_dbfs: Annotated[float, Field(ge=-60, le=-30)]
+    level_spread_db: Annotated[float, Field(ge=0, le=6)]
+
+
+class Background(_Strict):
+    """The factory: its steady noise, its far events, and how much louder or softer the machine is."""
+
+    snr_db: Decibels
+    snr_spread_db: Spread
+    slope_db_per_octave: Range
+    events_per_clip: Annotated[float, Field(ge=0, le=100)]
+    event_db: Range
+
+
+@dataclass(frozen=True)
+class ClipSpec:
+    """One clip to synthesise: a manifest row without the length and the checksum, and the fault of an anomaly."""
+
+    clip: str  # path without suffix, "fan/test/anomaly_id_00_00000003"
+    machine_type: str
+    machine_id: str  # "id_00"
+    split: Literal["train", "test"]
+    condition: Literal["normal", "anomaly"]
+    fault: str | None  # of an anomaly
+    subset: str = "dev"
+
+
+class Machines(_Strict):
+    """A corpus of simulated machines."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)]
+    clips_per_id: Annotated[Clips, Field(alias="clips")]
+    recording: RecordingLevel
+    background: Background
+    machines: Types
+
+    def clips(self) -> Iterator[ClipSpec]:
+        """All clips, by type and id: train normals, test normals, test anomalies."""
+        count = self.clips_per_id
+        groups = (
+            ("train", "normal", count.train_normal),
+            ("test", "normal", count.test_normal),
+            ("test", "anomaly", count.test_anomaly),
+        )
+        for machine_type, kind in self.machines:
+            if kind is None:
+                continue
+            faults = list(kind.faults)
+            for machine_id in kind.ids:
+                for split, condition, clips in groups:
+                    for number in range(clips):
+                        yield ClipSpec(
+                            clip=f"{machine_type}/{split}/{condition}_{machine_id}_{number:08d}",
+                            machine_type=machine_type,
+                            machine_id=machine_id,
+                            split=split,
+                            condition=condition,
+                            fault=faults[number % len(faults)] if condition == "anomaly" else None,
+                        )
+
+
+def read_description(path: Path) -> Machines:
+    """The checked description. Raises ValueError, one line, naming each wrong key, its value and what is allowed."""
+    try:
+        return Machines.model_validate(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        raise ValueError("; ".join(_mistake(path, one) for one in error.errors())) from None
+
+
+def _mistake(path: Path, error: dict) -> str:
+    key = ".".join(str(part) for part in error["loc"]) or "the whole file"
+    if error["type"] == "missing":
+        return f"{path}: {key} is missing"
+    if error["type"] == "extra_forbidden":
+        return f"{path}: {key} is not a key of a description"
+    message = error["msg"].removeprefix("Value error, ")
+    if isinstance(error["input"], dict):  # a rule between several keys, whose message names them
+        return f"{path}: {key}: {message}"
+    return f"{path}: {key} is {error['input']!r}: {message[0].lower()}{message[1:]}"

@@ -1,0 +1,266 @@
+"""The clips to be made by diffusion-augment, the store that keeps them, and the loop that makes what it lacks."""
+
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from audio.clips import read_clip, write_clip
+from augmentation.recipes import Recipe, draw_recipe
+from storage.files import sha256, whole_file, whole_folder
+from storage.store import Store
+
+if TYPE_CHECKING:
+    from augmentation.audioldm import AudioLDM
+
+COMPARED = 8  # one clip in so many is made with both output stages, for the audit
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is asked of the augmented clips; the names are those of the params group `augment`."""
+
+    ddim_steps: tuple[int, int]
+    t0: float
+    guidance_scale: float
+    eta: float
+    views_per_clip: int
+    output: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """One augmented clip. `keys` names its entry in the store for each output stage that is wanted of it."""
+
+    clip: str
+    view: int
+    machine: tuple[str, str]  # type and id
+    prompt_id: str
+    recipe: Recipe
+    keys: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        return f"{self.clip}_{self.view}"
+
+    def row(self) -> dict[str, object]:
+        """The clip's columns of the manifest."""
+        recipe = self.recipe
+        about = {"ddim_steps": recipe.ddim_steps, "t0": recipe.t0, "guidance_scale": recipe.guidance_scale}
+        return {"clip": self.clip, "view": self.view, "prompt_id": self.prompt_id, "seed": recipe.seed} | about
+
+
+def plan(
+    clips: pd.DataFrame,
+    prompts: pd.DataFrame,
+    settings: Settings,
+    checkpoint: str,
+    front_end: int,
+    outputs: Sequence[str],
+) -> list[Job]:
+    """Jobs of all training clips, in the manifest's order; `checkpoint` is the identity of the weights.
+
+    One clip in COMPARED is wanted with all `outputs`, the others with `settings.output` alone. Which ones is drawn by
+    their own hash, like everything else: no other clip changes it.
+    """
+    ids = dict(zip(prompts["text"], prompts["id"], strict=True))
+    jobs = []
+    for clip in clips[clips["split"] == "train"].itertuples():
+        for view in range(settings.views_per_clip):
+            recipe = draw_recipe(
+                clip.clip,
+                view,
+                list(ids),
+                settings.seed,
+                settings.ddim_steps,
+                settings.t0,
+                settings.guidance_scale,
+                settings.eta,
+            )
+            keys = {
+                output: recipe.key(clip.sha256, checkpoint, output, front_end)
+                for output in outputs
+                if output == settings.output or recipe.seed % COMPARED == 0
+            }
+            machine = (clip.machine_type, clip.machine_id)
+            jobs.append(Job(clip.clip, view, machine, ids[recipe.prompt], recipe, keys))
+    if not jobs:
+        raise ValueError("the corpus has no training clip to augment")
+    return jobs
+
+
+class AugmentedStore:
+    """Augmented clips by key, each with the digest of its file, so that a damaged one is noticed."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.entries = folder, Store(folder)
+
+    def path(self, key: str) -> Path:
+        return self.entries.path(key, ".flac")
+
+    def intact(self, key: str) -> bool:
+        """Whether the entry is there and whole. A damaged one is removed."""
+        path = self.path(key)
+        if not path.is_file():
+            return False
+        try:
+            if self._digest_path(key).read_text() == sha256(path):
+                return True
+        except FileNotFoundError:
+            pass
+        logging.warning("entry %s of the store is damaged and will be made again", path)
+        path.unlink(missing_ok=True)
+        return False
+
+    @contextmanager
+    def put(self, key: str) -> Iterator[Path | None]:
+        """As `Store.put`."""
+        with self.entries.put(key, ".flac") as path:
+            yield path
+            if path:
+                with whole_file(self._digest_path(key)) as file:
+                    file.write_text(sha256(path))
+
+    def _digest_path(self, key: str) -> Path:
+        return self.entries.path(key, ".sha256")
+
+
+def shares(jobs: Sequence[Job], processes: int, batch_size: int) -> list[list[Job]]:
+    """The jobs in one list for each process. Those of a batch have about the same number of steps, and the batches of
+    a list are in no order, so that the time left can be told from the rate."""
+    ordered = sorted(jobs, key=lambda job: (job.recipe.evaluations, job.name))
+    lists = []
+    for rank in range(processes):
+        own = ordered[rank::processes]
+        batches = [own[first : first + batch_size] for first in range(0, len(own), batch_size)]
+        batches.sort(key=lambda batch: batch[0].recipe.seed)
+        lists.append([job for batch in batches for job in batch])
+    return lists
+
+
+def generate(
+    jobs: Sequence[Job], raw: Path, store: AugmentedStore, audioldm: "AudioLDM", batch_size: int, shown: bool = True
+) -> None:
+    """Make what `store` lacks of `jobs`, in batches; a batch is kept as soon as it is done.
+
+    `shown` is whether there is a progress bar. Out of memory, it goes on with half the batch size, once. Clips that
+    cannot be augmented are left out.
+    """
+    from augmentation.audioldm import front_end
+
+    lacking = [job for job in jobs if not all(map(store.intact, job.keys.values()))]
+    size, halved = batch_size, False
+    with tqdm(total=len(lacking), unit="clip", disable=None if shown else True) as bar:
+        while lacking:
+            batch = lacking[:size]
+            waveforms = []
+            for job in list(batch):
+                waveform = read_clip(raw / f"{job.clip}.flac")
+                try:
+                    front_end(waveform)
+                    waveforms.append(waveform)
+                except ValueError:
+                    batch.remove(job)  # refuse_unusable says why
+            try:
+                _make(batch, waveforms, store, audioldm, size)
+            except (RuntimeError, MemoryError) as error:
+                if not _out_of_memory(error):
+                    raise
+                if halved or size == 1:
+                    raise ValueError(f"out of memory with batches of {size}: lower augment.batch_size") from None
+                size, halved = size // 2, True
+                logging.warning("out of memory: going on with batches of %d instead of %d", size, batch_size)
+                continue
+            bar.update(len(lacking[:size]))
+            lacking = lacking[size:]
+
+
+def _make(
+    batch: list[Job], waveforms: list[np.ndarray], store: AugmentedStore, audioldm: "AudioLDM", batch_size: int
+) -> None:
+    with ExitStack() as stack:
+        keys = sorted({key for job in batch for key in job.keys.values()})
+        paths = {key: stack.enter_context(store.put(key)) for key in keys}
+        for outputs in {tuple(job.keys) for job in batch}:
+            group = [
+                (job, waveform)
+                for job, waveform in zip(batch, waveforms, strict=True)
+                if tuple(job.keys) == outputs and any(paths[key] for key in job.keys.values())
+            ]
+            if not group:
+                continue
+            results = audioldm.augment(
+                [waveform for _, waveform in group], [job.recipe for job, _ in group], outputs, batch_size
+            )
+            for (job, _), result in zip(group, results, strict=True):
+                for output, key in job.keys.items():
+                    if paths[key]:
+                        write_clip(paths[key], result[output])
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    import torch
+
+    text = str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in text
+
+
+def refuse_unusable(jobs: Sequence[Job], raw: Path, store: AugmentedStore) -> None:
+    """Raise ValueError naming the clips that could not be augmented, each logged with its reason."""
+    from augmentation.audioldm import front_end
+
+    unusable = []
+    for clip in dict.fromkeys(
+        job.clip for job in jobs if not all(store.path(key).is_file() for key in job.keys.values())
+    ):
+        try:
+            front_end(read_clip(raw / f"{clip}.flac"))
+        except ValueError as error:
+            logging.error("%s: %s", clip, error)
+            unusable.append(clip)
+    if unusable:
+        listed = ", ".join(unusable[:5]) + (", …" if len(unusable) > 5 else "")
+        raise ValueError(
+            f"{len(unusable)} training clips are too short or silent and cannot be augmented ({listed}); the others "
+            "are kept in the store. Take these recordings out of the corpus"
+        )
+
+
+def assemble(
+    jobs: Sequence[Job], manifest: pd.DataFrame, raw: Path, store: AugmentedStore, output: str, out: Path
+) -> pd.DataFrame:
+    """Write the folder `out`: the clips as <clip>_<view>.flac, those of the other output stage under compared/,
+    manifest.csv, and audit.csv with a row per file. Returns the audit with the column `prompt` beside.
+
+    Clips are copied, not linked: DVC changes the permissions of what it tracks, and the store is not DVC's.
+    """
+    from augmentation.audit import audit, row, spectrogram
+
+    machines = {job.machine: job.clip for job in reversed(jobs)}  # the first clip of each machine
+    references = {machine: spectrogram(read_clip(raw / f"{clip}.flac")) for machine, clip in machines.items()}
+    rows = []
+    with whole_folder(out) as partial:
+        for job in tqdm(jobs, desc="audit", unit="clip", disable=None):
+            source = read_clip(raw / f"{job.clip}.flac")
+            others = [reference for machine, reference in references.items() if machine != job.machine]
+            for stage, key in job.keys.items():
+                file = f"{job.name}.flac" if stage == output else f"compared/{stage}/{job.name}.flac"
+                (partial / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(store.path(key), partial / file)
+                about = {"clip": job.clip, "view": job.view, "output": stage, "prompt_id": job.prompt_id}
+                rows.append(about | row(audit(source, read_clip(partial / file), others)) | {"file": file, "key": key})
+        table = pd.DataFrame(rows)
+        table.to_csv(partial / "audit.csv", index=False, lineterminator="\n")
+        manifest.to_csv(partial / "manifest.csv", index=False, lineterminator="\n")
+    prompts = {job.name: job.recipe.prompt for job in jobs}
+    compared = {job.name for job in jobs if len(job.keys) > 1}
+    names = table["clip"] + "_" + table["view"].astype(str)
+    return table.assign(prompt=names.map(prompts), compared=names.isin(compared))

@@ -1,0 +1,1 @@
+"""Systems that the project's own scores are compared with."""

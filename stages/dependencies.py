@@ -1,0 +1,81 @@
+"""The modules that each stage imports, which dvc.yaml must name: DVC itself follows no imports.
+
+`python -m stages.dependencies` writes them into dvc.yaml, below each stage's other dependencies.
+"""
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("storage", "audio", "model", "augmentation", "peers", "detection", "evaluation", "stages")
+
+
+@cache
+def imported(module: Path) -> frozenset[Path]:
+    """First-party files that `module` imports, anywhere in it; all paths are relative to the repository's root."""
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / module).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            if node.level:
+                raise ValueError(f"{module}: relative import")
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            if parts[0] not in PACKAGES:
+                continue
+            for end in range(1, len(parts) + 1):
+                path = Path(*parts[:end])
+                found |= {file for file in (path / "__init__.py", path.with_suffix(".py")) if (ROOT / file).is_file()}
+    return frozenset(found)
+
+
+def reached(module: Path) -> set[Path]:
+    """`module` and all first-party files that it imports, directly or not, but `__init__.py` with just a docstring."""
+    seen, waiting = set(), [module]
+    while waiting:
+        file = waiting.pop()
+        if file not in seen:
+            seen.add(file)
+            waiting.extend(imported(file))
+    return {file for file in seen if file.name != "__init__.py" or len(ast.parse((ROOT / file).read_text()).body) > 1}
+
+
+def module_of(stage: str) -> Path:
+    """The file of a stage's module."""
+    return Path("stages", stage.replace("-", "_") + ".py")
+
+
+def modules(stage: str, deps: list[str]) -> list[Path]:
+    """The files that `stage` needs as dependencies beside the folders which `deps`, its entry in dvc.yaml, names."""
+    folders = {Path(dep) for dep in deps if (ROOT / dep).is_dir()}
+    return sorted(file for file in reached(module_of(stage)) if not folders & set(file.parents))
+
+
+def is_module(dep: str) -> bool:
+    """Whether a dependency is a module of this project."""
+    return dep.endswith(".py") and dep.split("/")[0] in PACKAGES
+
+
+def write() -> None:
+    """Replace the modules in the dependencies of each stage in dvc.yaml; all else in it stays as it is."""
+    path = ROOT / "dvc.yaml"
+    text = path.read_text(encoding="utf-8")
+    for stage, entry in yaml.safe_load(text)["stages"].items():
+        deps = [dep for dep in entry["deps"] if not is_module(dep)] + [*map(str, modules(stage, entry["deps"]))]
+        lines = "".join(f"    - {dep}\n" for dep in deps)
+        text = re.sub(
+            rf"(?ms)(^  {stage}:\n.*?^    deps:\n)(?:    - .*?\n)+", lambda m, new=lines: m[1] + new, text, count=1
+        )
+    path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write()

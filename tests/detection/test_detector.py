@@ -1,0 +1,186 @@
+"""The detector: recordings of any length, its folder, its errors, and that many threads may use it."""
+
+import doctest
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import chdir
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+import torch
+
+import detection.detector
+from audio.clips import read_clip
+from detection.detector import FILES, Detector, window_starts
+from storage.files import sha256
+from tests.tiny_corpus import sound
+
+
+@pytest.fixture(scope="module")
+def pump(root):
+    return read_clip(root / "data" / "raw" / "pump" / "test" / "normal_id_00_00000001.flac")
+
+
+def test_the_documented_example(root):
+    shutil.copy(root / "data" / "raw" / "pump" / "train" / "normal_id_00_00000001.flac", root / "pump.wav")
+    with chdir(root):
+        results = doctest.testmod(detection.detector)
+    assert results.attempted > 5 and results.failed == 0
+
+
+@pytest.mark.parametrize(("length", "hop"), [(10, 20), (40, 20), (41, 20), (100, 20), (101, 40), (500, 160)])
+def test_windows_cover_every_frame_and_nothing_beyond(length, hop):
+    starts = window_starts(length, 40, hop)
+    covered = np.zeros(max(length, 40), bool)
+    for start in starts:
+        covered[start : start + 40] = True
+    assert starts[0] == 0 and starts[-1] == max(length - 40, 0) and (np.diff(starts) > 0).all()
+    assert covered.all() or hop > 40
+
+
+def test_a_recording_is_judged_window_by_window(detector, pump):
+    long = np.concatenate([pump, pump, pump])
+    verdict = detector.score(long, 16000, "pump", "id_00", "mahalanobis")
+    assert verdict.seconds == pytest.approx(6.0, abs=0.02) and verdict.windows[-1].end == pytest.approx(verdict.seconds)
+    assert verdict.score == pytest.approx(np.mean([window.score for window in verdict.windows]))
+    log_mel = detector.log_mel([long])
+    for window in verdict.windows:
+        first = round(window.start * 16000 / 512)
+        alone = detector.judge(log_mel[first : first + 40], "pump", "id_00", "mahalanobis")
+        assert alone.score == pytest.approx(window.score, rel=1e-4) and len(alone.windows) == 1
+        assert window.end - window.start == pytest.approx(40 * 512 / 16000, abs=0.033)
+
+
+def test_an_anomaly_is_found_in_time(detector):
+    rng = np.random.default_rng(3)
+    parts = [sound(2500.0, 4.0, anomalous, rng) for anomalous in (False, True, False)]
+    verdict = detector.score(np.concatenate(parts), 16000, "pump", "id_00", "mahalanobis")
+    scores = {window.start: window.score for window in verdict.windows}
+    inside = [value for start, value in scores.items() if 4 <= start <= 6.7]
+    outside = [value for start, value in scores.items() if start <= 2.7 or start >= 8]
+    assert min(inside) > max(outside)
+
+
+def test_percentile_and_verdict_follow_the_training_scores_and_the_threshold(detector, pump):
+    verdict = detector.score(pump, 16000, "pump", "id_00")
+    known = detector.training_scores["negative_log_probability"]["pump/id_00"]
+    assert verdict.percentile == pytest.approx(100 * np.mean(np.array(known) <= verdict.score))
+    assert verdict.threshold == detector.thresholds["negative_log_probability"]["pump/id_00"]
+    assert verdict.anomalous == (verdict.score > verdict.threshold)
+
+
+def test_a_file_of_another_rate_and_more_channels_is_read_as_the_corpus_is(detector, pump, tmp_path):
+    other = soxr.resample(pump, 16000, 44100)
+    soundfile.write(tmp_path / "a.wav", np.stack([np.zeros_like(other), other], 1), 44100, subtype="FLOAT")
+    verdict = detector.score_file(tmp_path / "a.wav", "pump", "id_00", channel=1)
+    assert verdict.score == pytest.approx(detector.score(other, 44100, "pump", "id_00").score, abs=1e-3)
+    expected = detector.score(read_clip(tmp_path / "a.wav", 1), 16000, "pump", "id_00").score
+    assert verdict.score == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(ValueError, match="silent"):
+        detector.score_file(tmp_path / "a.wav", "pump", "id_00", channel=0)
+
+
+def test_many_threads_at_once_get_what_one_gets(detector, root):
+    clips = sorted((root / "data" / "raw" / "fan" / "test").glob("*id_00*"))
+    alone = [detector.score_file(clip, "fan", "id_00") for clip in clips]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda clip: detector.score_file(clip, "fan", "id_00"), clips * 4))
+    for one, many in zip(alone * 4, together, strict=True):
+        assert one == many
+
+
+@pytest.mark.parametrize(
+    ("waveform", "message"),
+    [
+        (np.zeros(32000), "silent"),
+        (np.full(32000, 0.25), "silent"),
+        (np.ones(15999), "1 s of sound, at least 1 s"),
+        (np.zeros(0), "0 s of sound"),
+        (np.full(32000, np.nan), "not finite"),
+        (np.zeros((32000, 2)), r"shape \(32000, 2\)"),
+        (np.arange(32000, dtype=np.int16), "int16 values: floats"),
+    ],
+)
+def test_sound_that_cannot_be_judged(detector, waveform, message):
+    with pytest.raises(ValueError, match=message):
+        detector.score(waveform, 16000, "pump", "id_00")
+
+
+@pytest.mark.parametrize("rate", [0, 1, 10**7])
+def test_a_sample_rate_that_cannot_be(detector, pump, rate):
+    with pytest.raises(ValueError, match=f"sample rate of {rate} Hz"):
+        detector.score(pump, rate, "pump", "id_00")
+
+
+def test_unknown_machines_and_back_ends_are_answered_with_the_known_ones(detector, pump):
+    with pytest.raises(ValueError, match=r"pump id_09 is unknown\. Known: fan id_00 id_02; pump id_00"):
+        detector.score(pump, 16000, "pump", "id_09")
+    with pytest.raises(ValueError, match="'knn' is unknown: negative_log_probability, nearest_neighbour"):
+        detector.score(pump, 16000, "pump", "id_00", "knn")
+
+
+@pytest.fixture
+def folder(root, tmp_path):
+    return shutil.copytree(root / "data" / "detector", tmp_path / "detector")
+
+
+def test_a_moved_detector_saves_the_same_again(folder, detector, pump, tmp_path):
+    moved = Detector.load(folder)
+    assert moved.score(pump, 16000, "pump", "id_00") == detector.score(pump, 16000, "pump", "id_00")
+    moved.save(tmp_path / "again")
+    for name in FILES:
+        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_or_changed_file_is_named(folder, name):
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(data)
+    with pytest.raises(ValueError, match=rf"{name} is not the file that was saved"):
+        Detector.load(folder)
+    (folder / name).unlink()
+    with pytest.raises(ValueError, match=rf"{name} is missing"):
+        Detector.load(folder)
+
+
+def seal(folder):
+    """Make checksums.json agree with the files, as someone who tampers with them would."""
+    sums = {name: sha256(folder / name) for name in FILES}
+    (folder / "checksums.json").write_text(json.dumps(sums))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("detector.json", b"[]"),
+        ("detector.json", b"{}"),
+        ("detector.json", b'{"format": 1, "settings": {"surprise": 1}}'),
+        ("finetuned/config.json", b'{"format": 1}'),
+        ("finetuned/model.safetensors", b"\x80\x04."),
+        ("backends.safetensors", b"\x80\x04."),
+        ("checksums.json", b"not JSON"),
+    ],
+)
+def test_a_sealed_forgery_is_one_clear_error(folder, name, content):
+    (folder / name).write_bytes(content)
+    if name != "checksums.json":
+        seal(folder)
+    with pytest.raises(ValueError) as error:
+        Detector.load(folder)
+    assert str(folder) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_nothing_pickled_is_ever_loaded(folder):
+    torch.save({"classifier.weight": torch.zeros(1)}, folder / "finetuned" / "model.safetensors")
+    seal(folder)
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
+        Detector.load(folder)
+
+
+def test_no_detector_says_how_to_get_one(tmp_path):
+    with pytest.raises(ValueError, match=r"holds no detector .* `dvc repro`"):
+        Detector.load(tmp_path)
