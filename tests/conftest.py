@@ -1,10 +1,24 @@
 """What tests share."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def program(name: str) -> str:
+    """The path of a program of the system. Without it the test is skipped, or fails where RCMAE_REQUIRE names it.
+
+    RCMAE_REQUIRE is a list of names with spaces between them; .ci/run sets it.
+    """
+    if path := shutil.which(name):
+        return path
+    if name in os.environ.get("RCMAE_REQUIRE", "").split():
+        pytest.fail(f"{name} is not installed, and RCMAE_REQUIRE names it")
+    pytest.skip(f"{name} is not installed")
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +28,23 @@ def real_corpus() -> Path:
     if not (folder / "mimii_dcase").is_dir():
         pytest.skip(f"real recordings are not there: {folder}")
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium without a window, which notes what it loads and what its console says."""
+    chromium, chromedriver = program("chromium"), program("chromedriver")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in (
+        "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking",
+        "--window-size=1000,1400",
+    ):  # fmt: skip
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(chromedriver))
+    yield driver
+    driver.quit()

@@ -14,11 +14,11 @@ import pandas as pd
 import pytest
 import soundfile
 import yaml
-from generation.audit import audit, spectrogram
 
 from audio.clips import digest, read_clip, write_clip
 from audio.manifest import write_manifest
 from augmentation import generation
+from augmentation.audit import audit, spectrogram
 from stages import diffusion_augment
 from stages.params import load
 from tests.augmentation import tiny_audioldm

@@ -23,7 +23,6 @@ from tests import tiny_run
 from tests.conftest import ROOT
 
 NASTY = "<script>document.title = 'owned'</script><img src=http://example.org/x.png>"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 DURATION = {"seconds": 90.0, "finished": "2026-01-02T03:04:05+00:00"}
 
 
@@ -247,24 +246,6 @@ def test_bad_input_is_one_line_and_leaves_the_last_report(run, tmp_path, spoil):
     assert "\n" not in str(raised.value)
     assert [path.name for path in (folder / "metrics/report").iterdir()] == ["index.html"]
     assert (folder / "metrics/report/index.html").read_bytes() == before
-
-
-@pytest.fixture(scope="module")
-def browser():
-    binary, driver = next(filter(None, map(shutil.which, BROWSERS)), None), shutil.which("chromedriver")
-    if not (binary and driver):
-        pytest.skip("no Chromium with chromedriver is installed")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    browser = webdriver.Chrome(options=options, service=Service(driver))
-    yield browser
-    browser.quit()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
