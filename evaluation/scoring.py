@@ -21,13 +21,11 @@ from audio.features import Features
 from detection.detector import Detector
 from detection.thresholds import decide, threshold
 from evaluation import metrics
-from peers.autoencoder import STACKED, reconstruction_error, train
 from peers.references import level_distance, statistics, statistics_distances
 from storage.files import whole_folder
 from storage.memory import return_freed_memory
 
 COLUMNS = ["clip", "machine_type", "machine_id", "split", "condition"]
-REFERENCES = ("rms", "logmel_nearest_neighbour", "logmel_mahalanobis", "autoencoder")
 WAITING = 1000  # items handed to threads at once
 
 
@@ -124,26 +122,6 @@ def simple_references(features: Features, clips: pd.DataFrame, levels: np.ndarra
         for name, distances in statistics_distances(values, identities[places], training[places]).items():
             scores.setdefault(name, np.empty(len(clips)))[places] = distances
     return scores
-
-
-def autoencoder_scores(
-    features: Features, clips: pd.DataFrame, epochs: int, vectors_per_epoch: int, seed: int
-) -> np.ndarray:
-    """Scores (N,) of the DCASE 2020 baseline autoencoder for the clips of one machine type."""
-
-    def standardised(log_mel: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy((log_mel - features.mean) / features.std)
-
-    rows = clips.loc[clips["split"] == "train", "row"].to_numpy()
-    lengths = features.index["frames"].to_numpy()[rows]
-    network = train(
-        lengths,
-        lambda chosen, starts: standardised(features.read_originals(rows[chosen], starts, STACKED)),
-        epochs,
-        vectors_per_epoch,
-        seed,
-    )
-    return np.array([reconstruction_error(network, standardised(features.read(row))) for row in clips["row"]])
 
 
 def summarise(table: pd.DataFrame, quantile: float, resamples: int, seed: int) -> dict[str, dict]:

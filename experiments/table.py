@@ -71,7 +71,8 @@ def averages(found: dict[str, dict], names: Sequence[str], seeds: Sequence[str],
             for figure in ("AUC", "pAUC")
         }
 
-    other, reference = best([name for name in BACKENDS if name != headline]), best(REFERENCES)
+    other = best([name for name in BACKENDS if name != headline])
+    reference = best([name for name in REFERENCES if all(name in run[COMPARISON] for run in every)])
     table = {
         name: cells(those, headline, NAMES[headline]) | cells(those, other, f"best other: {NAMES[other]}")
         for name, those in runs.items()

@@ -6,12 +6,17 @@ is; here it is standardised with the training normals' mean and standard deviati
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from peers.peer import Clips
 
 STACKED = 5  # frames of one input vector
 HIDDEN = 128  # width of the four layers on either side
@@ -79,3 +84,31 @@ def reconstruction_error(network: Autoencoder, spectrogram: Tensor) -> float:
     """Mean squared error over all vectors of a standardised spectrogram (frames, mels): the clip's anomaly score."""
     vectors = stack(spectrogram)
     return float(F.mse_loss(network(vectors), vectors))
+
+
+@dataclass
+class Baseline:
+    """The autoencoder as a peer, see `peers.peer.Peer`. It saw the training clips that it scores."""
+
+    epochs: int
+    vectors: int  # drawn per epoch
+    seed: int
+    joint: ClassVar[bool] = False
+
+    def fit(self, training: Clips, checkpoints: Path) -> np.ndarray:
+        self.network = train(
+            training.frames,
+            lambda clips, starts: torch.from_numpy(training.log_mel_pieces(clips, starts, STACKED)),
+            self.epochs,
+            self.vectors,
+            self.seed,
+        )
+        return self.score(training)
+
+    def score(self, clips: Clips) -> np.ndarray:
+        spectrograms = (torch.from_numpy(clips.log_mel(clip)) for clip in range(len(clips)))
+        return np.array([reconstruction_error(self.network, spectrogram) for spectrogram in spectrograms])
+
+    @property
+    def parameters(self) -> int:
+        return sum(weights.numel() for weights in self.network.parameters())

@@ -155,6 +155,7 @@ class Score(Group):
     window_hop: Count
     threshold_quantile: Share
     bootstrap: Annotated[int, Field(ge=100, strict=True)]
+    peers: list[Literal["autoencoder"]]
     autoencoder_epochs: Count
     autoencoder_vectors: Count
 

@@ -4,20 +4,16 @@ import logging
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 
-import peers.autoencoder
 from audio.clips import read_clip
 from audio.features import Features
 from detection.detector import Detector, Settings
 from evaluation import metrics
 from evaluation.scoring import (
     COLUMNS,
-    autoencoder_scores,
     check,
     compare,
-    in_threads,
     score_with,
     scored_clips,
     simple_references,
@@ -26,11 +22,11 @@ from evaluation.scoring import (
 )
 from model.checkpoints import load_model
 from peers.references import level
+from peers.run import peer_scores
 from stages.command import main
-from stages.params import Declared
+from stages.params import Declared, Score
 from stages.paths import DETECTOR, FEATURES, FINETUNED, METRICS, PRETRAINED, RAW, SCORES
-from storage.files import sha256, write_json
-from storage.store import Store, key_of, store_folder
+from storage.files import write_json
 
 log = logging.getLogger(__name__)
 
@@ -52,13 +48,15 @@ def run(params: Declared, root: Path = Path()) -> None:
     columns, embeddings = score_with(detector, features, clips)
     levels = np.array([level(read_clip(root / RAW / f"{clip}.flac")) for clip in clips["clip"]])
     columns |= simple_references(features, clips, levels)
-    columns["autoencoder"] = _autoencoders(params, features, clips)
+    peers, costs = peer_scores(clips, features, root / RAW, _settings(score), params.seed)
+    columns |= peers
     table = clips[COLUMNS].assign(**columns)
     summary = summarise(table, score.threshold_quantile, score.bootstrap, params.seed)
 
     write_scores(root / SCORES, table, score.backend, embeddings, summary)
     detector.save(root / DETECTOR)
     write_json(root / METRICS / "score.json", _rounded(summary[score.backend]["figures"]))
+    write_json(root / METRICS / "peers.json", costs)
     comparison = compare(summary)
     write_json(root / METRICS / "comparison.json", _rounded(comparison))
     curves = metrics.roc(table[table["split"] == "test"], score.backend)
@@ -67,29 +65,12 @@ def run(params: Declared, root: Path = Path()) -> None:
         log.info("%-26s AUC %.3f (%.3f to %.3f)  pAUC %.3f", name, *list(row.values())[:4])
 
 
-def _autoencoders(params: Declared, features: Features, clips: pd.DataFrame) -> np.ndarray:
-    """The autoencoder's scores of all clips, type by type; they depend on no loss weight, so the store keeps them."""
-    score, entries = params.score, Store(store_folder("autoencoder"))
-    how = {"epochs": score.autoencoder_epochs, "vectors_per_epoch": score.autoencoder_vectors, "seed": params.seed}
-    code = sha256(Path(peers.autoencoder.__file__))
-
-    def of_type(own: pd.DataFrame) -> pd.Series:
-        key = key_of(
-            clips=own[["clip", "split", "sha256"]].values.tolist(),
-            scale=[features.mean, features.std],
-            front_end=vars(features.settings),
-            code=code,
-            torch=torch.__version__,
-            **how,
-        )
-        with entries.put(key, ".npy") as path:
-            if path:
-                log.info("training the reference autoencoder of %s", own["machine_type"].iloc[0])
-                np.save(path, autoencoder_scores(features, own, **how))
-        return pd.Series(np.load(entries.path(key, ".npy")), own.index)
-
-    scores = list(in_threads(of_type, (own for _, own in clips.groupby("machine_type"))))
-    return pd.concat(scores).sort_index().to_numpy()
+def _settings(score: Score) -> dict[str, dict]:
+    """Of each chosen peer the params that carry its name: autoencoder_epochs is the autoencoder's `epochs`."""
+    return {
+        name: {key.removeprefix(f"{name}_"): value for key, value in score if key.startswith(f"{name}_")}
+        for name in score.peers
+    }
 
 
 def _rounded(values: dict) -> dict:

@@ -21,7 +21,7 @@ def summary(metrics: Path = METRICS, report: Path = REPORT) -> str:
     average = figures["average"]
     own = next(row for row in systems.values() if abs(row["auc"] - average["auc"]) < 1e-9)
     types = {name: part["auc"] for name, part in figures.items() if name not in ("average", "pooled")}
-    references = {label: systems[name]["auc"] for name, label in REFERENCES.items()}
+    references = {label: systems[name]["auc"] for name, label in REFERENCES.items() if name in systems}
     lines = [
         f"AUC {average['auc']:.3f} (95 % interval {own['auc_low']:.3f} to {own['auc_high']:.3f}), "
         f"pAUC {average['pauc']:.3f}, averaged over {len(types)} machine types",

@@ -15,9 +15,16 @@ NAMES = {
     "logmel_nearest_neighbour": "log-mel neighbour",
     "logmel_mahalanobis": "log-mel Mahalanobis",
     "autoencoder": "autoencoder",
+    "mobilenetv2": "MobileNetV2",
+    "stgram_mfn": "STgram-MFN",
+    "aadcl": "AADCL",
+    "gmade": "GMADE",
+    "glow_aff": "Glow_Aff",
+    "subcluster_adacos": "sub-cluster AdaCos",
 }
 BACKENDS = list(NAMES)[:4]
-REFERENCES = list(NAMES)[4:]
+REFERENCES = list(NAMES)[4:8]  # the simple methods; a run may lack the last, the autoencoder
+PEERS = list(NAMES)[7:]  # a run has those of score.peers
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ def by_type(test: pd.DataFrame, summary: dict, alarms: pd.Series) -> list[Machin
             name,
             part,
             alarms,
-            {key: said[key]["figures"][name] for key in (backend, *REFERENCES)},
+            {key: said[key]["figures"][name] for key in (backend, *REFERENCES) if key in said},
             backend,
             said[backend]["intervals"][name],
         )
@@ -88,7 +95,7 @@ def by_machine(test: pd.DataFrame, summary: dict, alarms: pd.Series, resamples: 
             name[0],
             part,
             alarms,
-            {key: said[key]["figures"][name[0]][name[1]] for key in (backend, *REFERENCES)},
+            {key: said[key]["figures"][name[0]][name[1]] for key in (backend, *REFERENCES) if key in said},
             backend,
             metrics.bootstrap(part, backend, resamples, seed)["average"],
         )
@@ -108,7 +115,7 @@ def _machines(
         pauc=figures[backend]["pauc"],
         low=interval["auc"][0],
         high=interval["auc"][1],
-        references={NAMES[key]: figures[key]["auc"] for key in REFERENCES},
+        references={NAMES[key]: figures[key]["auc"] for key in REFERENCES if key in figures},
         caught=hits / int(anomalous.sum()),
         alarms=float(alarm[~anomalous].mean()),
         precision=hits / max(int(alarm.sum()), 1),

@@ -9,7 +9,7 @@ from audio.manifest import CONDITIONS
 from detection.reconstruction import reconstruct, reconstruction_error
 from evaluation import metrics
 from evaluation.report import plots
-from evaluation.report.answer import BACKENDS, NAMES, REFERENCES, Machines, by_machine, by_type, details, sentence
+from evaluation.report.answer import BACKENDS, NAMES, PEERS, Machines, by_machine, by_type, details, sentence
 from evaluation.report.decisions import decisions
 from evaluation.report.published import TYPES, is_dcase2020, table4
 from evaluation.report.run import Run
@@ -94,12 +94,13 @@ def check(run: Run) -> None:
             raise ValueError(f"the {name} have the clip {stray[0]}, which the corpus has not: they are of another run")
         if missing := sorted(set(expected) - set(clips)):
             raise ValueError(f"the {name} lack the clip {missing[0]} of the corpus: they are of another run")
-    for name in NAMES:
+    expected_systems = {*NAMES, *run.summary["systems"]} - (set(PEERS) - set(run.summary["systems"]))
+    for name in sorted(expected_systems):
         if name not in run.scores or name not in run.summary["systems"]:
             raise ValueError(f"the scores have no column {name}, or its summary is missing: run the score stage again")
     test = run.scores[run.scores["split"] == "test"]
     metrics.check_trained(run.detector.identities, test)
-    for name in NAMES:
+    for name in sorted(expected_systems):
         figures = metrics.evaluate(test, name)  # names a NaN, or the machine that lacks a class
         summarised = run.summary["systems"][name]["figures"]
         if figures.keys() != summarised.keys() or abs(figures["average"]["auc"] - summarised["average"]["auc"]) > 1e-9:
@@ -132,10 +133,10 @@ def corpus(run: Run) -> dict:
 def systems(summary: dict, types: list[Machines]) -> list[dict]:
     """Every back-end and reference side by side: AUC and pAUC per machine type and on average."""
     rows = []
-    for name in (*BACKENDS, *REFERENCES):
-        figures = summary["systems"][name]["figures"]
+    for name, said in summary["systems"].items():
+        figures = said["figures"]
         cells = [figures[one.name] for one in types] + [figures["average"]]
-        rows.append({"key": name, "name": NAMES[name], "cells": cells, "reference": name in REFERENCES})
+        rows.append({"key": name, "name": NAMES[name], "cells": cells, "reference": name not in BACKENDS})
     return rows
 
 

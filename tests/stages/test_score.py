@@ -131,17 +131,17 @@ def test_test_clips_decide_nothing_that_is_fitted(scored, corpus):
 def test_the_headline_is_the_chosen_back_end_and_autoencoders_are_trained_once(corpus, caplog):
     caplog.set_level("INFO")
     score.run(params(), corpus)
-    assert "training the reference autoencoder of pump" in caplog.text
+    assert "training the autoencoder of pump" in caplog.text
     first = read_scores(corpus)
     caplog.clear()
     score.run(params(backend="mahalanobis"), corpus)
-    assert "training the reference" not in caplog.text
+    assert "training the autoencoder" not in caplog.text
     pd.testing.assert_frame_equal(read_scores(corpus), first)
     figures = json.loads((corpus / "metrics" / "score.json").read_text())
     comparison = json.loads((corpus / "metrics" / "comparison.json").read_text())
     assert figures["average"]["auc"] == comparison["mahalanobis"]["auc"]
     score.run(params(autoencoder_epochs=3), corpus)
-    assert "training the reference autoencoder of pump" in caplog.text
+    assert "training the autoencoder of pump" in caplog.text
 
 
 def edit_index(corpus, change):

@@ -1,0 +1,66 @@
+"""What a system that the project's own scores are compared with is given, and what it must do."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+import numpy as np
+import pandas as pd
+
+from audio.clips import read_clip
+from audio.features import Features
+
+
+class Clips:
+    """Clips that a peer learns from or scores. It reads them one by one, so that memory does not grow with them.
+
+    A clip is meant by its number, from 0. `identities` (N,) are their machine identities ("fan/id_00"), `frames` (N,)
+    the lengths of their spectrograms.
+    """
+
+    def __init__(self, table: pd.DataFrame, features: Features, raw: Path):
+        """`table` has the columns clip, machine_type, machine_id and `row`, the clip's number for `Features.read`."""
+        self.names = table["clip"].tolist()
+        self.identities = (table["machine_type"] + "/" + table["machine_id"]).to_numpy(str)
+        self.frames = features.index["frames"].to_numpy()[table["row"]]
+        self._rows, self._features, self._raw = table["row"].to_numpy(), features, raw
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def log_mel(self, clip: int) -> np.ndarray:
+        """The log-mel of the pipeline, standardised by the training normals: float32 of shape (frames, mels)."""
+        return self._standardised(self._features.read(self._rows[clip]))
+
+    def log_mel_pieces(self, clips: np.ndarray, starts: np.ndarray, frames: int) -> np.ndarray:
+        """Pieces of `frames` frames of `clips` (B,) from their frames `starts` (B,) on: (B, frames, mels)."""
+        return self._standardised(self._features.read_originals(self._rows[clips], starts, frames))
+
+    def waveform(self, clip: int) -> np.ndarray:
+        """The clip at 16 kHz, full scale 1: float32 of shape (samples,)."""
+        return read_clip(self._raw / f"{self.names[clip]}.flac")
+
+    def _standardised(self, log_mel: np.ndarray) -> np.ndarray:
+        return (log_mel - self._features.mean) / self._features.std
+
+
+class Peer(Protocol):
+    """A system of Table 4, or another that stands beside it. Made with its settings and `seed`, it is deterministic."""
+
+    joint: ClassVar[bool]  # one network for all machine types, not one for each
+
+    def fit(self, training: Clips, checkpoints: Path) -> np.ndarray:
+        """Learns from training normals, and goes on from what a killed run left in the folder `checkpoints`.
+
+        Returns their scores (N,), from a fit that did not see the clip where a fit would know the clips it saw.
+        """
+
+    def score(self, clips: Clips) -> np.ndarray:
+        """Anomaly scores (N,), higher is more anomalous; each clip's machine identity is one that was trained."""
+
+    @property
+    def parameters(self) -> int:
+        """Number of trained parameters."""
+
+
+Factory = Callable[..., Peer]  # of the peer's settings and seed
