@@ -11,6 +11,7 @@ import soundfile
 import soxr
 
 from storage.files import whole_file
+from storage.shards import File
 
 SAMPLE_RATE = 16000  # Hz, of everything below data/
 AUDIO_SUFFIXES = (".wav", ".flac")
@@ -22,7 +23,7 @@ UNKNOWN_LENGTH = 0x7FFF_0000  # a length in a header from here on says that the 
 _TRUNCATED = re.compile(r"(?:data|Riff size) : (\d+) \(should be (\d+)\)")
 
 
-def read_blocks(path: Path, channel: int = 0, sample_rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
+def read_blocks(path: File, channel: int = 0, sample_rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
     """One channel of a recording at `sample_rate` Hz, block by block: float32 of shape (samples,), full scale 1.
 
     The blocks together are what `read_clip` gives. Raises ValueError naming the file if it cannot be decoded to its
@@ -32,7 +33,8 @@ def read_blocks(path: Path, channel: int = 0, sample_rate: int = SAMPLE_RATE) ->
     if path.suffix.lower() == ".raw":
         raise ValueError(f"{path}: a .raw file does not say its sample rate: WAV or FLAC is needed")
     try:
-        with soundfile.SoundFile(os.fsencode(path)) as file:  # a name need not be UTF-8
+        # a name need not be UTF-8
+        with soundfile.SoundFile(os.fsencode(path) if isinstance(path, Path) else path.open()) as file:
             if channel >= file.channels:
                 raise ValueError(f"{path}: no channel {channel}, it has {file.channels} (counted from 0)")
             if not RATES[0] <= file.samplerate <= RATES[1]:
@@ -50,11 +52,12 @@ def read_blocks(path: Path, channel: int = 0, sample_rate: int = SAMPLE_RATE) ->
             if resample:
                 yield resample.resample_chunk(np.zeros(0, np.float32), last=True)
     except soundfile.LibsndfileError as error:
-        reason = f"cannot be decoded ({error.error_string.strip().rstrip('.')})" if path.is_file() else "no such file"
+        missing = isinstance(path, Path) and not path.is_file()
+        reason = "no such file" if missing else f"cannot be decoded ({error.error_string.strip().rstrip('.')})"
         raise ValueError(f"{path}: {reason}") from None
 
 
-def read_clip(path: Path, channel: int = 0, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
+def read_clip(path: File, channel: int = 0, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
     """One channel of a clip, resampled to `sample_rate` Hz: float32 of shape (samples,), full scale 1.
 
     Raises ValueError as `read_blocks` does.

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from audio.clips import read_clip, write_clip
 from augmentation.recipes import Recipe, draw_recipe
 from storage.files import sha256, whole_file, whole_folder
+from storage.shards import Folder, pack, wanted
 from storage.store import Store
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def shares(jobs: Sequence[Job], processes: int, batch_size: int) -> list[list[Jo
 
 
 def generate(
-    jobs: Sequence[Job], raw: Path, store: AugmentedStore, audioldm: "AudioLDM", batch_size: int, shown: bool = True
+    jobs: Sequence[Job], raw: Folder, store: AugmentedStore, audioldm: "AudioLDM", batch_size: int, shown: bool = True
 ) -> None:
     """Make what `store` lacks of `jobs`, in batches; a batch is kept as soon as it is done.
 
@@ -213,7 +214,7 @@ def _out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in text
 
 
-def refuse_unusable(jobs: Sequence[Job], raw: Path, store: AugmentedStore) -> None:
+def refuse_unusable(jobs: Sequence[Job], raw: Folder, store: AugmentedStore) -> None:
     """Raise ValueError naming the clips that could not be augmented, each logged with its reason."""
     from augmentation.audioldm import front_end
 
@@ -235,10 +236,17 @@ def refuse_unusable(jobs: Sequence[Job], raw: Path, store: AugmentedStore) -> No
 
 
 def assemble(
-    jobs: Sequence[Job], manifest: pd.DataFrame, raw: Path, store: AugmentedStore, output: str, out: Path
+    jobs: Sequence[Job],
+    manifest: pd.DataFrame,
+    raw: Folder,
+    store: AugmentedStore,
+    output: str,
+    out: Path,
+    shards: str | int = "auto",
 ) -> pd.DataFrame:
     """Write the folder `out`: the clips as <clip>_<view>.flac, those of the other output stage under compared/,
-    manifest.csv, and audit.csv with a row per file. Returns the audit with the column `prompt` beside.
+    manifest.csv, and audit.csv with a row per file. Many clips are packed, if `shards` says so (see `storage.shards`).
+    Returns the audit with the column `prompt` beside.
 
     Clips are copied, not linked: DVC changes the permissions of what it tracks, and the store is not DVC's.
     """
@@ -260,6 +268,8 @@ def assemble(
         table = pd.DataFrame(rows)
         table.to_csv(partial / "audit.csv", index=False, lineterminator="\n")
         manifest.to_csv(partial / "manifest.csv", index=False, lineterminator="\n")
+        if wanted(shards, len(table)):
+            pack(partial, table["file"])
     prompts = {job.name: job.recipe.prompt for job in jobs}
     compared = {job.name for job in jobs if len(job.keys) > 1}
     names = table["clip"] + "_" + table["view"].astype(str)

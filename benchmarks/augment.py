@@ -102,7 +102,7 @@ def measure(checkpoint: str, raw: Path, prompts: Path, clips: int, rounds: int, 
 
     def stage(store: Path) -> None:
         os.environ["RCMAE_STORE"] = str(store)
-        params = SimpleNamespace(augment=augment)
+        params = SimpleNamespace(augment=augment, storage=SimpleNamespace(shards="never"))
         diffusion_augment.run(params, folder / "raw", prompts, folder / "augmented", folder / "metrics")
 
     with tempfile.TemporaryDirectory() as name:

@@ -6,7 +6,8 @@ Corpora of the given sizes are made of different clips of `--seconds` of sound, 
 - pretrain: one epoch of the data path, batches as the stage gets them, without the network
 - score: the stage, with tiny untrained networks and short training of the reference autoencoder, since what counts
   here is what grows with the corpus
-- dvc: `dvc repro` that takes data/raw in, a second one with nothing to do, and `dvc status`
+- dvc: `dvc repro` that takes data/raw in, a second one with nothing to do, and `dvc status`; once with a file for
+  each clip and once with shards
 
 Each in a process of its own (and those it starts). Memory is theirs alone: pages of memory-mapped files, which the
 system takes back when it needs them, do not count; it is sampled, 50 times a second at most.
@@ -29,11 +30,13 @@ import pandas as pd
 import psutil
 
 from audio.clips import digest, read_clip, write_clip
-from audio.manifest import write_manifest
+from audio.manifest import manifest_rows, write_manifest
 from benchmarks.measuring import show
+from storage.shards import pack
 
 ROOT = Path(__file__).parents[1]
 TYPES = ("ToyCar", "ToyConveyor", "fan", "pump", "slider")
+CLIPS = "data/raw/manifest.csv"
 PIPELINE = """stages:
   download:
     cmd: mv made data/raw
@@ -165,13 +168,25 @@ def measure(folder: Path, clips: int, seconds: float, machines: int, parts: list
             printed, _, memory = watched([sys.executable, "-m", "benchmarks.scale", "--part", part], folder)
             rows.append({"part": part, "clips": clips, "s": float(printed), "MB": memory})
     if "dvc" in parts:
-        (folder / "data/raw").rename(folder / "made")
-        (folder / "dvc.yaml").write_text(PIPELINE, encoding="utf-8")
-        shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "config.local"))
-        subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
-        for part, command in (("dvc repro", "repro"), ("dvc repro again", "repro"), ("dvc status", "status")):
-            _, taken, memory = watched([sys.executable, "-m", "dvc", command, "-q"], folder)
-            rows.append({"part": part, "clips": clips, "s": taken, "MB": memory})
+        for name in ("files", "shards"):
+            (folder / name).mkdir()
+            shutil.copytree(folder / "data/raw", folder / name / "made")
+            if name == "shards":
+                pack(folder / name / "made", (f"{row['clip']}.flac" for row in manifest_rows(folder / CLIPS)))
+            rows += [row | {"clips": clips, "part": f"{row['part']}, {name}"} for row in dvc(folder / name)]
+    return rows
+
+
+def dvc(folder: Path) -> list[dict]:
+    """A row for each of DVC's commands on the corpus in `folder`/made, which it takes in as data/raw."""
+    (folder / "data").mkdir()
+    (folder / "dvc.yaml").write_text(PIPELINE, encoding="utf-8")
+    shutil.copytree(ROOT / ".dvc", folder / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "config.local"))
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    rows = []
+    for part, command in (("dvc repro", "repro"), ("dvc repro again", "repro"), ("dvc status", "status")):
+        _, taken, memory = watched([sys.executable, "-m", "dvc", command, "-q"], folder)
+        rows.append({"part": part, "s": taken, "MB": memory})
     return rows
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from audio.clips import read_clip
 from audio.features import Features
+from storage.shards import Folder
 
 
 class Clips:
@@ -18,7 +19,7 @@ class Clips:
     the lengths of their spectrograms.
     """
 
-    def __init__(self, table: pd.DataFrame, features: Features, raw: Path):
+    def __init__(self, table: pd.DataFrame, features: Features, raw: Folder):
         """`table` has the columns clip, machine_type, machine_id and `row`, the clip's number for `Features.read`."""
         self.names = table["clip"].tolist()
         self.identities = (table["machine_type"] + "/" + table["machine_id"]).to_numpy(str)

@@ -18,6 +18,7 @@ from peers.autoencoder import Baseline
 from peers.peer import Clips, Peer
 from storage.files import sha256
 from storage.memory import return_freed_memory
+from storage.shards import Folder
 from storage.store import Store, key_of, store_folder
 
 PEERS: dict[str, type[Peer]] = {
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def peer_scores(
-    clips: pd.DataFrame, features: Features, raw: Path, settings: dict[str, dict], seed: int
+    clips: pd.DataFrame, features: Features, raw: Folder, settings: dict[str, dict], seed: int
 ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, float]]]:
     """Scores (N,) by peer, and what each cost: seconds of training and number of parameters, over all machine types.
 
@@ -69,7 +70,7 @@ def peer_scores(
 
 
 def _trained(
-    name: str, part: str, clips: pd.DataFrame, features: Features, raw: Path, settings: dict, seed: int
+    name: str, part: str, clips: pd.DataFrame, features: Features, raw: Folder, settings: dict, seed: int
 ) -> dict[str, np.ndarray]:
     """Scores, seconds and parameters of one training, from the store if they are there."""
     key = key_of(

@@ -6,7 +6,6 @@ clips are the same generates none of them again.
 
 import argparse
 import logging
-import shutil
 from dataclasses import fields
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from stages.params import Declared
 from stages.paths import AUGMENTED, METRICS, PROMPTS, RAW
 from storage.files import write_json
 from storage.memory import keep_freed_memory
+from storage.shards import Folder
 from storage.store import store_folder
 
 COLUMNS = ["clip", "view", "prompt_id", "ddim_steps", "t0", "guidance_scale", "seed", "checkpoint", "key"]
@@ -46,6 +46,7 @@ def run(
     identity = checkpoint_identity(folder)
     clips = read_manifest(raw / "manifest.csv")
     table = pd.read_csv(prompts / "prompts.csv", dtype=str, keep_default_na=False)
+    sounds = Folder(raw)
     settings = Settings(**{field.name: getattr(augment, field.name) for field in fields(Settings)})
     jobs = plan(clips, table, settings, identity, FRONT_END, OUTPUTS)
     entries = AugmentedStore(store_folder("augmented"))
@@ -57,16 +58,17 @@ def run(
         audioldm = AudioLDM.from_checkpoint(str(folder), device=fabric.device)
         lists = shares(jobs, fabric.world_size, augment.batch_size)
         rank, shown = fabric.global_rank, fabric.is_global_zero
-        generate(lists[rank], raw, entries, audioldm, augment.batch_size, shown)
+        generate(lists[rank], sounds, entries, audioldm, augment.batch_size, shown)
         for other in range(1, fabric.world_size):  # what others have not come to, from its end: all finish together
             rest = lists[(rank + other) % fabric.world_size][::-1]
-            generate(rest, raw, entries, audioldm, augment.batch_size, shown)
+            generate(rest, sounds, entries, audioldm, augment.batch_size, shown)
     fabric.barrier()
     if not fabric.is_global_zero:
         return
-    refuse_unusable(jobs, raw, entries)
+    refuse_unusable(jobs, sounds, entries)
     manifest = [job.row() | {"checkpoint": identity, "key": job.keys[augment.output]} for job in jobs]
-    audits = assemble(jobs, pd.DataFrame(manifest, columns=COLUMNS), raw, entries, augment.output, out)
+    table = pd.DataFrame(manifest, columns=COLUMNS)
+    audits = assemble(jobs, table, sounds, entries, augment.output, out, params.storage.shards)
     content = {"method": "audioldm", "output": augment.output} | measures(audits, augment.output)
     write_json(metrics / "augment.json", content)
     logging.info("%d clips are new, %d from the store %s", len(jobs) - had, had, entries.folder)
@@ -75,16 +77,16 @@ def run(
 def seed_store(_: Declared, augmented: Path = AUGMENTED) -> None:
     """Take the clips of `augmented` into the store."""
     entries = AugmentedStore(store_folder("augmented"))
-    audits = augmented / "audit.csv"
+    audits, sounds = augmented / "audit.csv", Folder(augmented)
     if not audits.is_file():
         raise ValueError(f"{augmented} has no audit.csv: pull it first, `dvc pull diffusion-augment`")
     new, table = 0, pd.read_csv(audits, dtype=str)
     for row in table.itertuples():
-        path = augmented / row.file
-        read_clip(path)  # whole, or an error
+        file = sounds / row.file
+        read_clip(file)  # whole, or an error
         with entries.put(row.key) as entry:
             if entry:
-                shutil.copyfile(path, entry)
+                entry.write_bytes(file.open("rb").read())
                 new += 1
     logging.info("%d clips are new in the store %s, %d were there", new, entries.folder, len(table) - new)
 

@@ -17,6 +17,7 @@ from stages.command import main
 from stages.params import Corpus, Declared
 from stages.paths import RAW
 from storage.files import whole_folder
+from storage.shards import pack, wanted
 from storage.store import store_folder
 
 
@@ -74,7 +75,10 @@ def recordings(corpus: Corpus, folder: Path, out: Path) -> tuple[list[dict], lis
 
 
 def run(params: Declared, raw: Path = RAW) -> None:
-    """Write `raw`: the clips as FLAC in the DCASE layout, manifest.csv, and skipped.csv (file, reason) of bad clips."""
+    """Write `raw`: the clips as FLAC in the DCASE layout, manifest.csv, and skipped.csv (file, reason) of bad clips.
+
+    Many clips are packed into shards, see `storage.shards`.
+    """
     corpus = params.corpus
     with whole_folder(raw) as partial:
         if corpus.path.endswith((".yaml", ".yml")):
@@ -86,6 +90,8 @@ def run(params: Declared, raw: Path = RAW) -> None:
         shutil.rmtree(partial / ".unpacked", ignore_errors=True)
         write_manifest(partial / "manifest.csv", clips)
         pd.DataFrame(skipped, columns=Fault._fields).to_csv(partial / "skipped.csv", index=False, lineterminator="\n")
+        if wanted(params.storage.shards, len(clips)):
+            pack(partial, [f"{row['clip']}.flac" for row in clips])
 
 
 if __name__ == "__main__":

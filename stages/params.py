@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 # Whole numbers and switches are strict ("3" or true is no 3). Numbers are not: YAML 1.1 reads 1e-4 as a string.
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -29,8 +29,18 @@ def _ascending(pair: tuple) -> tuple:
     return pair
 
 
+def _when(value: object) -> object:
+    if value in ("auto", "never") or (type(value) is int and value >= 1):
+        return value
+    raise ValueError("input should be auto, never or a number of files, at least 1")
+
+
 class Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Storage(Group):
+    shards: Annotated[str | int, BeforeValidator(_when)]
 
 
 class Corpus(Group):
@@ -172,6 +182,7 @@ class Params(Group):
     lambda_scl: Weight
     lambda_ce: Weight
     seed: Seed
+    storage: Storage
     corpus: Corpus
     prompts: Prompts
     augment: Augment

@@ -25,6 +25,7 @@ from stages.command import duration_file, main
 from stages.curves import read_curves
 from stages.params import Declared, declared_keys
 from stages.paths import AUGMENTED, DETECTOR, FEATURES, METRICS, PROMPTS, RAW, REPORT, SCORES
+from storage.shards import Folder
 
 STAGES = ("download", "prompt-generation", "diffusion-augment", "logmel-feature", "pretrain", "finetune", "score")
 PUBLISHED = Path("corpora/published_dev.csv")
@@ -43,8 +44,8 @@ def run(params: Declared, data: Path = Path(), metrics: Path = METRICS, out: Pat
         Run(
             manifest=read_manifest(data / RAW / "manifest.csv"),
             skipped=pd.read_csv(data / RAW / "skipped.csv", **text),
-            raw=data / RAW,
-            augmented=data / AUGMENTED,
+            raw=Folder(data / RAW),
+            augmented=Folder(data / AUGMENTED),
             augmentations=pd.read_csv(data / AUGMENTED / "manifest.csv", dtype={"clip": str, "prompt_id": str}),
             audit=_audit(data / AUGMENTED / "audit.csv"),
             prompts=pd.read_csv(data / PROMPTS / "prompts.csv", **text),

@@ -27,6 +27,7 @@ from stages.command import main
 from stages.params import Declared, Score
 from stages.paths import DETECTOR, FEATURES, FINETUNED, METRICS, PRETRAINED, RAW, SCORES
 from storage.files import write_json
+from storage.shards import Folder
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +47,10 @@ def run(params: Declared, root: Path = Path()) -> None:
     check(detector, features, clips)
 
     columns, embeddings = score_with(detector, features, clips)
-    levels = np.array([level(read_clip(root / RAW / f"{clip}.flac")) for clip in clips["clip"]])
+    raw = Folder(root / RAW)
+    levels = np.array([level(read_clip(raw / f"{clip}.flac")) for clip in clips["clip"]])
     columns |= simple_references(features, clips, levels)
-    peers, costs = peer_scores(clips, features, root / RAW, _settings(score), params.seed)
+    peers, costs = peer_scores(clips, features, raw, _settings(score), params.seed)
     columns |= peers
     table = clips[COLUMNS].assign(**columns)
     summary = summarise(table, score.threshold_quantile, score.bootstrap, params.seed)

@@ -8,6 +8,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Literal, Protocol
+
+
+class Readable(Protocol):
+    """A path, or a file elsewhere that opens like one (see storage.shards)."""
+
+    def open(self, mode: Literal["rb"] = ..., /) -> IO[bytes]: ...
 
 
 @contextmanager
@@ -46,7 +53,7 @@ def write_json(path: Path, value: object) -> None:
         unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def sha256(path: Path) -> str:
+def sha256(file: Readable) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -49,6 +49,7 @@ def make(folder: Path, method: str) -> Path:
     for group, values in PARAMS.items():
         params[group] |= values
     params["corpus"] |= {"path": "corpora/synthetic.yaml", "types": ["fan", "valve"]}
+    params["storage"]["shards"] = 20 if method == "audioldm" else "never"  # of 28 clips
     params["augment"] |= {"method": method, "checkpoint": "checkpoint", "revision": "", "ddim_steps": [2, 3]}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     tiny_audioldm.save(folder / "checkpoint")

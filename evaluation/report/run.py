@@ -1,13 +1,13 @@
 """What a report is made of."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from audio.features import Features
 from detection.detector import Detector
+from storage.shards import Folder
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,8 @@ class Run:
 
     manifest: pd.DataFrame  # of the corpus, see audio.manifest
     skipped: pd.DataFrame  # clips of the corpus that were left out: file, reason
-    raw: Path  # folder of the clips' audio
-    augmented: Path  # folder of the augmented clips' audio
+    raw: Folder  # of the clips' audio
+    augmented: Folder  # of the augmented clips' audio
     augmentations: pd.DataFrame  # a row per augmented clip, empty if the second view is masked
     audit: pd.DataFrame  # of the augmented clips, a row per file, see augmentation.audit; empty as well
     prompts: pd.DataFrame  # id, factory, text

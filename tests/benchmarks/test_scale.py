@@ -7,9 +7,12 @@ from benchmarks import scale
 
 def test_parts_are_measured_in_processes_of_their_own(tmp_path):
     rows = scale.measure(tmp_path, 50, 1.0, 5, ["features", "dvc"])
-    assert [row["part"] for row in rows] == ["features", "features again", "dvc repro", "dvc repro again", "dvc status"]
+    commands = ["dvc repro", "dvc repro again", "dvc status"]
+    expected = [f"{command}, {name}" for name in ("files", "shards") for command in commands]
+    assert [row["part"] for row in rows] == ["features", "features again", *expected]
     assert all(row["clips"] == 50 and row["s"] > 0 and row["MB"] > 10 for row in rows)
-    assert len((tmp_path / "used").read_text().split()) == 6, "DVC took in the five machine types and the manifest"
+    assert len((tmp_path / "files/used").read_text().split()) == 6, "five machine types and the manifest"
+    assert (tmp_path / "shards/used").read_text().split() == ["clips-000000.tar", "manifest.csv", "shards.npy"]
 
 
 def test_sizes_are_compared_part_by_part():

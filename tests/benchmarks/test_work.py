@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+from audio import extraction
 from audio.features import Features
 from model.batches import TrainingClips
 from model.network import RCMAE
@@ -68,8 +69,8 @@ def test_each_clip_is_decoded_and_transformed_once_and_then_never_again(tmp_path
     pd.DataFrame(columns=["clip", "view"]).to_csv(tmp_path / "manifest.csv", index=False)
     params = SimpleNamespace(logmel=read(ROOT / "params.yaml").logmel)
     decodes, transforms, stfts = [], [], []
-    monkeypatch.setattr(logmel_feature, "read_clip", partial(counted, logmel_feature.read_clip, decodes))
-    monkeypatch.setattr(logmel_feature, "log_mel", partial(counted, logmel_feature.log_mel, transforms))
+    monkeypatch.setattr(extraction, "read_clip", partial(counted, extraction.read_clip, decodes))
+    monkeypatch.setattr(extraction, "log_mel", partial(counted, extraction.log_mel, transforms))
     monkeypatch.setattr(torch, "stft", partial(counted, torch.stft, stfts))
     for _ in range(2):
         logmel_feature.run(params, raw, tmp_path, tmp_path / "features", 1)

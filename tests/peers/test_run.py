@@ -8,6 +8,7 @@ from audio.features import Features
 from evaluation.scoring import scored_clips
 from peers import peer, run
 from peers.run import PEERS, peer_scores
+from storage.shards import Folder
 from tests.tiny_corpus import make
 
 TINY: dict[str, dict] = {
@@ -43,7 +44,7 @@ def recorded(corpus, tmp_path, monkeypatch):
 def scores(features, corpus, names, seed=0, clips=None, **settings):
     clips = scored_clips(features) if clips is None else clips
     chosen = {name: TINY[name] | settings for name in names}
-    return peer_scores(clips, features, corpus / "data/raw", chosen, seed)
+    return peer_scores(clips, features, Folder(corpus / "data/raw"), chosen, seed)
 
 
 def test_every_peer_has_params(recorded):

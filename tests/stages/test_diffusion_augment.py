@@ -21,6 +21,7 @@ from augmentation import generation
 from augmentation.audit import audit, spectrogram
 from stages import diffusion_augment
 from stages.params import load
+from storage.shards import Folder, pack
 from tests.augmentation import tiny_audioldm
 from tests.conftest import ROOT
 
@@ -234,6 +235,29 @@ def test_a_pulled_folder_seeds_the_store(project, caplog):
     assert caplog.messages[-1].startswith("8 clips are new in the store")
     project.run()
     assert caplog.messages[-1].startswith("0 clips are new, 4 from the store")
+
+
+def test_shards_hold_what_files_held(project, caplog):
+    project.run()
+    augmented, raw = project.root / "data/augmented", project.root / "data/raw"
+    audit = (augmented / "audit.csv").read_text()
+    files = {path.relative_to(augmented).as_posix(): path.read_bytes() for path in augmented.rglob("*.flac")}
+    assert len(files) == 8
+    pack(raw, [f"{clip}.flac" for clip in project.clips])
+    project.values["storage"]["shards"] = 7
+    project.set()
+    project.run()
+    assert caplog.messages[-1].startswith("0 clips are new, 4 from the store")
+    assert not list(augmented.rglob("*.flac")) and (augmented / "audit.csv").read_text() == audit
+    assert {name: (Folder(augmented) / name).open("rb").read() for name in files} == files
+
+    kept = {path.name: path.read_bytes() for path in project.entries()}
+    shutil.rmtree(project.store)
+    project.run(diffusion_augment.seed_store)
+    assert {path.name: path.read_bytes() for path in project.entries()} == kept
+    shutil.rmtree(project.store)
+    project.run()
+    assert {path.name: path.read_bytes() for path in project.entries()} == kept, "made from clips in shards"
 
 
 def test_seeding_from_nothing(project):

@@ -19,6 +19,7 @@ from audio.clips import digest, read_clip
 from audio.manifest import read_manifest
 from stages import download
 from stages.params import read
+from storage.shards import Folder
 from tests.conftest import ROOT
 
 
@@ -31,9 +32,10 @@ def own_store(tmp_path, monkeypatch):
 def run(tmp_path):
     """Run the stage on a corpus; the folder it wrote."""
 
-    def run(path, **settings) -> Path:
+    def run(path, shards="auto", **settings) -> Path:
         corpus = read(ROOT / "params.yaml").corpus.model_copy(update={"path": str(path)} | settings)
-        download.run(SimpleNamespace(corpus=corpus), tmp_path / "data" / "raw")
+        storage = SimpleNamespace(shards=shards)
+        download.run(SimpleNamespace(corpus=corpus, storage=storage), tmp_path / "data" / "raw")
         return tmp_path / "data" / "raw"
 
     return run
@@ -199,3 +201,15 @@ def test_what_a_killed_run_leaves_is_not_taken_for_complete(run, recordings, tmp
 def test_it_starts_without_loading_torch():
     code = "import sys, stages.download; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_many_clips_are_packed_into_shards(run, recordings):
+    clips = {path: path.read_bytes() for path in run(recordings).rglob("*.flac")}
+    assert len(clips) == 3
+    raw = run(recordings, shards=3)
+    assert {path: path.read_bytes() for path in raw.rglob("*.flac")} == clips, "three clips are not above three"
+    raw = run(recordings, shards=2)
+    files = {path.relative_to(raw).as_posix() for path in raw.rglob("*")}
+    assert files == {"clips-000000.tar", "shards.npy", "manifest.csv", "skipped.csv"}
+    for path, content in clips.items():
+        assert (Folder(raw) / path.relative_to(raw).as_posix()).open("rb").read() == content

@@ -10,12 +10,14 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from audio import extraction
 from audio.clips import digest, read_clip, write_clip
 from audio.features import Features
 from audio.logmel import LogMelSettings, log_mel
 from audio.manifest import write_manifest
 from stages import logmel_feature
 from stages.params import read
+from storage.shards import pack
 from tests.conftest import ROOT
 
 SETTINGS = LogMelSettings()
@@ -125,7 +127,7 @@ def test_the_same_features_without_the_store(data):
 
 
 def test_the_same_features_with_any_number_of_processes_and_whatever_was_there(data, monkeypatch):
-    monkeypatch.setattr(logmel_feature, "BATCH", 2)
+    monkeypatch.setattr(extraction, "BATCH", 2)
     for number in range(2, 7):
         data.add(f"fan/train/normal_id_00_{number:08d}", 1.0 + number / 10)
     made = []
@@ -153,7 +155,7 @@ def test_one_content_is_computed_once_and_stands_for_every_clip(data):
 
 
 def test_a_failure_costs_its_batch_alone(data, monkeypatch):
-    monkeypatch.setattr(logmel_feature, "BATCH", 1)
+    monkeypatch.setattr(extraction, "BATCH", 1)
     data.run()
     shutil.rmtree(data.root / "store")
     path = data.root / "raw" / "fan/train/normal_id_00_00000001.flac"
@@ -190,3 +192,19 @@ def test_a_missing_clip_fails_and_leaves_no_features(data, processes):
     with pytest.raises((ValueError, OSError), match=r"^[^\n]*normal_id_00_00000001\.flac[^\n]*$"):
         data.run(processes=processes)
     assert not list(data.root.glob("features*"))
+
+
+def test_the_same_features_from_shards(data):
+    data.augment("fan/train/normal_id_00_00000001", 0)
+    data.augment("fan/train/normal_id_00_00000001", 1)
+    data.run()
+    features = data.root / "features"
+    expected = {path.name: path.read_bytes() for path in features.iterdir()}
+    shutil.rmtree(data.root / "store")
+    for folder in ("raw", "augmented"):
+        files = sorted((data.root / folder).rglob("*.flac"))
+        pack(data.root / folder, [path.relative_to(data.root / folder).as_posix() for path in files])
+        assert not list((data.root / folder).rglob("*.flac"))
+    data.run()
+    assert {path.name: path.read_bytes() for path in features.iterdir()} == expected
+    assert len(data.entries()) == 5

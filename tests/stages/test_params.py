@@ -45,6 +45,9 @@ def changed(tmp_path: Path, key: str, value: object) -> Path:
         ("augment.method", "gan", "'audioldm' or 'masking'"),
         ("corpus.subsets", [], "at least 1 item"),
         ("score.backend", "svm", "'negative_log_probability'"),
+        ("storage.shards", "always", "auto, never or a number"),
+        ("storage.shards", 0, "auto, never or a number"),
+        ("storage.shards", True, "auto, never or a number"),
     ],
 )
 def test_bad_value_is_one_line_that_names_key_value_and_what_is_allowed(tmp_path, key, value, allowed):
