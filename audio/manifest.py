@@ -18,6 +18,7 @@ COLUMNS = [
     "sha256",  # of the decoded samples at 16 kHz
     "source",  # file that the clip comes from, relative to the corpus; empty for synthetic clips
     "offset",  # where the clip begins in it (seconds); above 0 in long recordings, which are cut
+    "warning",  # what is to be said of the recording that it comes from: truncated, clipped …; mostly empty
 ]
 ROWS = 1000  # read at once
 SPLITS = ("train", "test")

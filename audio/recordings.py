@@ -19,17 +19,25 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import soundfile
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from audio.clips import AUDIO_SUFFIXES, SAMPLE_RATE, digest, read_blocks, read_clip, write_clip
+from audio.clips import (
+    AUDIO_SUFFIXES,
+    SAMPLE_RATE,
+    SHORTEST_SECONDS,
+    SILENCE,
+    digest,
+    open_sound,
+    read_clip,
+    write_clip,
+)
+from audio.decoding import stated_seconds
 from audio.manifest import CONDITIONS, SPLITS, ClipName
 
 CLIP_SECONDS = 10  # of the clips that long recordings are cut into
 LONGEST_SECONDS = 20  # a recording up to this length is one clip (ToyCar's have 11 s)
-SHORTEST_SECONDS = 1
-SILENCE = 2.0**-22  # range of the samples of digital silence, or of a constant: one step of 24 bit up or down
+ROUNDING = 16  # samples by which resampling may lengthen it
 LAYOUTS = "<type>/{train,test}/{normal,anomaly}_id_NN_NNNNNNNN.wav, <type>/id_NN/{normal,abnormal}/*.wav or a clips.csv"
 
 log = logging.getLogger(__name__)
@@ -61,6 +69,7 @@ class Piece(NamedTuple):
     offset: float  # seconds
     seconds: float
     sha256: str
+    warning: str = ""  # of the recording: what was wrong with it and yet could be read
 
 
 # ------------------------------------------------------------------------------------------------ what there is
@@ -82,7 +91,7 @@ def find_recordings(folder: Path) -> tuple[list[Recording], list[Fault]]:
     faults = [one for one in found if isinstance(one, Fault)]
     if not recordings and not any(fault.reason != _NO_PLACE for fault in faults):
         if not faults:
-            raise ValueError(f"{folder} holds no {' or '.join(AUDIO_SUFFIXES)} files")
+            raise ValueError(f"{folder} holds no sound files ({', '.join(AUDIO_SUFFIXES)})")
         inside = any(Path(fault.file).parts[0] in (*SPLITS, "normal") or _ID.match(fault.file) for fault in faults)
         hint = "; it looks like the folder of one machine type: give the folder above it" if inside else ""
         raise ValueError(f"{folder} has no recordings in a known layout, {LAYOUTS}{hint}")
@@ -204,10 +213,7 @@ def split_recordings(recordings: list[Recording], seconds: Callable[[str], float
 
 def header_seconds(path: Path) -> float:
     """Length that a sound file's header states (seconds); 0 if it cannot be read, which the checks report."""
-    try:
-        return soundfile.info(path).duration
-    except soundfile.LibsndfileError:
-        return 0.0
+    return stated_seconds(path)
 
 
 def subset_of(recordings: Iterable[Recording]) -> dict[tuple[str, str], str]:
@@ -257,45 +263,55 @@ def write_pieces(path: Path, channel: int, stem: Path) -> tuple[list[Piece], lis
     dropped. 16 bit if the recording has no more and is not resampled, else 24. A fault's `file` is empty, or says where
     in the recording it is.
     """
-    pieces, faults = [], []
+    pieces: list[Piece] = []
+    silent: list[int] = []  # which clips are
     try:
-        cut, bits = _cut_and_bits(path)
-        length = (CLIP_SECONDS if cut else LONGEST_SECONDS + 1) * SAMPLE_RATE
-        for number, waveform in enumerate(_rechunk(read_blocks(path, channel), length)):
-            offset = number * CLIP_SECONDS
-            if len(waveform) < SHORTEST_SECONDS * SAMPLE_RATE:
-                if not cut:
-                    faults.append(Fault("", f"{len(waveform) / SAMPLE_RATE:.3g} s, shorter than {SHORTEST_SECONDS} s"))
-            elif np.ptp(waveform) <= SILENCE:
-                faults.append(Fault(f" at {offset} s" if cut else "", "digital silence"))
-            else:
-                piece = stem.with_name(f"{stem.name}_{number}.flac")
-                write_clip(piece, waveform, bits=bits)
-                written = read_clip(piece)
-                pieces.append(Piece(piece, float(offset), len(written) / SAMPLE_RATE, digest(written)))
-        if not pieces and not faults:
-            faults.append(Fault("", "no samples"))
+        with open_sound(path, channel) as sound:
+            cut, waveforms = _cut(sound.blocks())
+            bits = sound.bits if sound.sample_rate == SAMPLE_RATE else 24
+            for number, waveform in enumerate(waveforms):
+                if len(waveform) < SHORTEST_SECONDS * SAMPLE_RATE:
+                    if not cut:
+                        seconds = len(waveform) / SAMPLE_RATE
+                        raise ValueError(f"{path}: {seconds:.3g} s, shorter than {SHORTEST_SECONDS} s")
+                elif np.ptp(waveform) <= SILENCE:
+                    silent.append(number)
+                else:
+                    pieces.append(_piece(stem.with_name(f"{stem.name}_{number}.flac"), number, waveform, bits))
+        if not pieces:
+            raise ValueError(f"{path}: {'digital silence' if silent else 'no samples'}")
     except ValueError as error:
         for piece in pieces:
             piece.path.unlink()
         return [], [Fault("", str(error).removeprefix(f"{path}: "))]
-    return pieces, faults
+    pieces = [piece._replace(warning="; ".join(sound.warnings)) for piece in pieces]
+    if silent:  # not a line for each: a night of silence is one fault
+        where = f" at {silent[0] * CLIP_SECONDS} s"
+        return pieces, [Fault(where, f"digital silence in {len(silent)} of {number + 1} clips")]
+    return pieces, []
 
 
-def _cut_and_bits(path: Path) -> tuple[bool, int]:
-    try:
-        info = soundfile.info(path)
-    except soundfile.LibsndfileError:
-        return False, 16  # reading it will say what is wrong
-    lossless = info.samplerate == SAMPLE_RATE and info.subtype in ("PCM_16", "PCM_S8", "PCM_U8")
-    return info.duration > LONGEST_SECONDS, 16 if lossless else 24
+def _piece(path: Path, number: int, waveform: np.ndarray, bits: int) -> Piece:
+    write_clip(path, waveform, bits=bits)
+    written = read_clip(path)
+    return Piece(path, float(number * CLIP_SECONDS), len(written) / SAMPLE_RATE, digest(written))
+
+
+def _cut(blocks: Iterator[np.ndarray]) -> tuple[bool, Iterator[np.ndarray]]:
+    """Whether a recording is longer than a clip may be, and the clips that it is cut into, or all of it as the only."""
+    head, samples = [], 0
+    while samples <= LONGEST_SECONDS * SAMPLE_RATE + ROUNDING and (block := next(blocks, None)) is not None:
+        head.append(block)
+        samples += len(block)
+    cut = samples > LONGEST_SECONDS * SAMPLE_RATE + ROUNDING
+    return cut, _rechunk(itertools.chain(head, blocks), CLIP_SECONDS * SAMPLE_RATE if cut else samples)
 
 
 def _rechunk(blocks: Iterable[np.ndarray], length: int) -> Iterator[np.ndarray]:
     rest = np.zeros(0, np.float32)
     for block in blocks:
         rest = np.concatenate([rest, block])
-        while len(rest) >= length:
+        while len(rest) >= length > 0:
             yield rest[:length]
             rest = rest[length:]
     if len(rest):
@@ -391,7 +407,9 @@ def _place(pieces_of: list[tuple[Recording, list[Piece]]], subset: dict[tuple[st
         piece.path.rename(target)
         row = {"clip": clip, "subset": subset[one.machine_type, one.machine_id], "source": one.file}
         row |= {key: getattr(one, key) for key in ("machine_type", "machine_id", "split", "condition")}
-        rows.append(row | {"seconds": piece.seconds, "offset": piece.offset, "sha256": piece.sha256})
+        rows.append(
+            row | {"seconds": piece.seconds, "offset": piece.offset, "sha256": piece.sha256, "warning": piece.warning}
+        )
     (out / ".pieces").rmdir()
     return rows
 

@@ -1,6 +1,6 @@
-"""The log-mel spectrogram of a recording of any length, block by block: memory grows with the spectrogram only."""
+"""The log-mel spectrogram of a recording of any length, block by block."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -8,15 +8,14 @@ import torch
 from audio.logmel import LogMelSettings, log_mel
 
 
-def log_mel_of_blocks(blocks: Iterable[np.ndarray], settings: LogMelSettings) -> np.ndarray:
-    """Log-mel (dB) of the waveform whose pieces `blocks` yields: float16, shape (frames, mels), as features are kept.
+def log_mel_blocks(blocks: Iterable[np.ndarray], settings: LogMelSettings) -> Iterator[np.ndarray]:
+    """Log-mel (dB) of the waveform whose pieces `blocks` yields, piece by piece: float16, shape (frames, mels).
 
-    A recording of one block gets what `log_mel` gives it; at the seams of several, frames are computed with the
-    neighbouring samples, so that they are the same as without seams.
+    The pieces together are what `log_mel_of_blocks` gives; memory does not grow with the recording.
     """
     hop, margin = settings.hop_length, -(-settings.n_fft // 2 // settings.hop_length)  # frames next to a cut
     waiting = np.zeros(0, np.float32)  # samples of the frames to come, and of `before` frames ahead of them
-    before, parts = 0, []
+    before = 0
     blocks = iter(blocks)
     block = next(blocks, None)
     while block is not None:
@@ -24,14 +23,22 @@ def log_mel_of_blocks(blocks: Iterable[np.ndarray], settings: LogMelSettings) ->
         waiting = np.concatenate([waiting, block])
         frames = settings.frames(len(waiting))
         if following is None:
-            parts.append(_frames(waiting, settings, before, frames))
+            yield _frames(waiting, settings, before, frames)
         elif frames > before + 2 * margin:
             # the last frames lack samples that the next block brings
             whole = frames - 1 - margin
-            parts.append(_frames(waiting, settings, before, whole))
+            yield _frames(waiting, settings, before, whole)
             waiting, before = waiting[(whole - margin) * hop :], margin
         block = following
-    return np.concatenate(parts) if parts else np.zeros((0, settings.n_mels), np.float16)
+
+
+def log_mel_of_blocks(blocks: Iterable[np.ndarray], settings: LogMelSettings) -> np.ndarray:
+    """Log-mel (dB) of the waveform whose pieces `blocks` yields: float16, shape (frames, mels), as features are kept.
+
+    A recording of one block gets what `log_mel` gives it; at the seams of several, frames are computed with the
+    neighbouring samples, so that they are the same as without seams. Memory grows with the spectrogram only.
+    """
+    return np.concatenate([np.zeros((0, settings.n_mels), np.float16), *log_mel_blocks(blocks, settings)])
 
 
 def _frames(waveform: np.ndarray, settings: LogMelSettings, first: int, last: int) -> np.ndarray:

@@ -45,7 +45,13 @@ def _write(spec: ClipSpec, machines: Machines, out: Path) -> dict:
     write_clip(path, synthesise(spec, machines))
     written = read_clip(path)
     row = {key: getattr(spec, key) for key in ("clip", "machine_type", "machine_id", "split", "condition", "subset")}
-    return row | {"seconds": len(written) / SAMPLE_RATE, "sha256": digest(written), "source": "", "offset": 0.0}
+    return row | {
+        "seconds": len(written) / SAMPLE_RATE,
+        "sha256": digest(written),
+        "source": "",
+        "offset": 0.0,
+        "warning": "",
+    }
 
 
 def dcase2020(corpus: Corpus, out: Path) -> tuple[list[dict], list[Fault]]:

@@ -48,3 +48,12 @@ def browser():
     driver = webdriver.Chrome(options=options, service=Service(chromedriver))
     yield driver
     driver.quit()
+
+
+@pytest.fixture(scope="session")
+def field_files() -> Path:
+    """Folder of files from the field on which the product once failed; without it, tests are skipped, visibly."""
+    folder = ROOT.parent / "shared" / "field" / "files"
+    if not folder.is_dir():
+        pytest.skip(f"files from the field are not there: {folder}")
+    return folder

@@ -133,7 +133,7 @@ def tone(seconds, peak=0.1):
         ("missing.wav", None, "no such file"),
         ("text.wav", "a letter", "cannot be decoded"),
         ("headless.raw", "a letter", "does not say its sample rate"),
-        ("loud.wav", tone(2, 3.0), "beyond full scale"),
+        ("loud.wav", tone(2, 30000.0), "beyond full scale"),
         ("broken.wav", np.full(32000, np.nan), "not finite"),
     ],
 )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-import audio.clips
+from audio import decoding
 from audio.clips import digest, read_blocks, read_clip, write_clip
 
 
@@ -96,29 +96,29 @@ def test_nothing_above_the_new_nyquist_folds_back(tmp_path):
 def test_blocks_are_the_clip_whatever_their_size(tmp_path, rng, rate, monkeypatch):
     soundfile.write(tmp_path / "clip.wav", noise(rng, 3 * rate), rate, subtype="PCM_24")
     whole = read_clip(tmp_path / "clip.wav")
-    monkeypatch.setattr(audio.clips, "BLOCK_FRAMES", 1000)
+    monkeypatch.setattr(decoding, "BLOCK_SAMPLES", 1000)
     blocks = list(read_blocks(tmp_path / "clip.wav"))
     assert len(blocks) >= 3 * rate // 1000
     assert np.concatenate(blocks) == pytest.approx(whole, abs=1e-6)
 
 
-def test_what_cannot_be_decoded_to_its_end_is_refused(tmp_path, rng):
-    for format_ in ("WAV", "WAVEX", "RF64", "FLAC"):
-        path = tmp_path / f"clip.{format_}"
-        soundfile.write(path, noise(rng), 16000, format=format_, subtype="PCM_16")
-        content = path.read_bytes()
-        path.write_bytes(content[: len(content) // 2])
-        with pytest.raises(ValueError, match=rf"clip\.{format_}: (truncated|cannot be decoded)"):
-            read_clip(path)
-    broken = bytearray(content)
-    broken[len(broken) // 2 : len(broken) // 2 + 100] = bytes(100)
-    path.write_bytes(broken)
-    for content in (broken, b"", b"not sound"):
+def test_what_cannot_be_decoded_is_refused(tmp_path, rng):
+    path = tmp_path / "clip.flac"
+    soundfile.write(path, noise(rng), 16000)
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2 : len(damaged) // 2 + 100] = bytes(100)
+    for content in (damaged, b"not sound"):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"clip\.FLAC: cannot be decoded \(.+\)$"):
+        with pytest.raises(ValueError, match=r"clip\.flac: cannot be decoded \(.+\)"):
             read_clip(path)
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"clip\.flac: the file is empty"):
+        read_clip(path)
     with pytest.raises(ValueError, match=r"nothing\.wav: no such file"):
         read_clip(tmp_path / "nothing.wav")
+    with pytest.raises(ValueError, match=r"headless\.raw: a \.raw file does not say its sample rate"):
+        (tmp_path / "headless.raw").write_bytes(bytes(1000))
+        read_clip(tmp_path / "headless.raw")
 
 
 @pytest.mark.parametrize("length", [0x7FFFF024, 0xFFFFFFFF])
@@ -133,7 +133,7 @@ def test_a_wav_whose_recorder_could_not_know_its_length_is_whole(tmp_path, rng, 
 
 
 def test_samples_that_are_no_sound_are_refused(tmp_path, rng):
-    for value, reason in ((np.nan, "not finite"), (np.inf, "not finite"), (3.0, "peak of 3 beyond full scale, 1")):
+    for value, reason in ((np.nan, "not finite"), (np.inf, "not finite"), (300, "peak of 300, not scaled to 1")):
         waveform = noise(rng)
         waveform[12345] = value
         soundfile.write(tmp_path / "clip.wav", waveform, 16000, subtype="FLOAT")

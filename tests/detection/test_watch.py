@@ -135,7 +135,7 @@ def test_another_csv_is_not_appended_to(tmp_path):
 
 
 def test_recordings_are_found_in_order(tmp_path):
-    for name in ("b.wav", "a.flac", "c.mp3", ".hidden/d.wav"):
+    for name in ("b.wav", "a.flac", "c.csv", ".hidden/d.wav"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert [path.name for path in recordings(tmp_path)] == ["a.flac", "b.wav"]

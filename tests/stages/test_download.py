@@ -78,7 +78,7 @@ def test_what_is_skipped_is_listed(run, recordings):
     assert len(check(raw)) == 3
     skipped = pd.read_csv(raw / "skipped.csv")
     assert skipped["file"].tolist() == ["fan/train/normal_id_00_00000009.wav"]
-    assert skipped["reason"].str.contains("cannot be decoded").all()
+    assert skipped["reason"].tolist() == ["the file is empty"]
 
 
 def test_a_bad_clip_leaves_the_old_data_and_no_half_of_new(run, recordings):
@@ -162,7 +162,7 @@ def test_an_archive_that_reaches_outside_leaves_nothing(run, table, tmp_path):
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
-        (lambda folder: [path.unlink() for path in folder.rglob("*.wav")], "download: {} holds no .wav or .flac files"),
+        (lambda folder: [path.unlink() for path in folder.rglob("*.wav")], "download: {} holds no sound files"),
         (lambda folder: [path.unlink() for path in folder.glob("fan/train/*")], "download: {} has no training clips"),
         (
             lambda folder: [path.unlink() for path in folder.glob("fan/test/a*")],
