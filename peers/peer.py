@@ -24,6 +24,7 @@ class Clips:
         self.names = table["clip"].tolist()
         self.identities = (table["machine_type"] + "/" + table["machine_id"]).to_numpy(str)
         self.frames = features.index["frames"].to_numpy()[table["row"]]
+        self.settings = features.settings  # of the log-mel
         self._rows, self._features, self._raw = table["row"].to_numpy(), features, raw
 
     def __len__(self) -> int:
@@ -34,8 +35,14 @@ class Clips:
         return self._standardised(self._features.read(self._rows[clip]))
 
     def log_mel_pieces(self, clips: np.ndarray, starts: np.ndarray, frames: int) -> np.ndarray:
-        """Pieces of `frames` frames of `clips` (B,) from their frames `starts` (B,) on: (B, frames, mels)."""
-        return self._standardised(self._features.read_originals(self._rows[clips], starts, frames))
+        """Pieces of `frames` frames of `clips` (B,) from their frames `starts` (B,) on: (B, frames, mels).
+
+        A clip that is shorter than a piece is repeated.
+        """
+        if (starts + frames <= self.frames[clips]).all():
+            return self._standardised(self._features.read_originals(self._rows[clips], starts, frames))
+        places = [(start + np.arange(frames)) % self.frames[clip] for clip, start in zip(clips, starts, strict=True)]
+        return np.stack([self.log_mel(clip)[place] for clip, place in zip(clips, places, strict=True)])
 
     def waveform(self, clip: int) -> np.ndarray:
         """The clip at 16 kHz, full scale 1: float32 of shape (samples,)."""

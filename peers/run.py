@@ -13,9 +13,12 @@ import pandas as pd
 import torch
 
 from audio.features import Features
-from peers import peer
+from peers import peer, training
 from peers.autoencoder import Baseline
+from peers.gmade import Gmade
+from peers.mobilenetv2 import MobileNet
 from peers.peer import Clips, Peer
+from peers.stgram_mfn import SpectralTemporal
 from storage.files import sha256
 from storage.memory import return_freed_memory
 from storage.shards import Folder
@@ -23,8 +26,11 @@ from storage.store import Store, key_of, store_folder
 
 PEERS: dict[str, type[Peer]] = {
     "autoencoder": Baseline,
+    "mobilenetv2": MobileNet,
+    "stgram_mfn": SpectralTemporal,
+    "gmade": Gmade,
 }
-SHARED = (peer,)  # modules that all peers are made of
+SHARED = (peer, training)  # modules that all peers are made of
 
 log = logging.getLogger(__name__)
 
@@ -87,12 +93,12 @@ def _trained(
     with entries.put(key, ".npz") as path:
         if path:
             log.info("training the %s of %s", name, part)
-            training, started = (clips["split"] == "train").to_numpy(), time.monotonic()
+            learned, started = (clips["split"] == "train").to_numpy(), time.monotonic()
             system = PEERS[name](**settings, seed=seed)
             scores = np.empty(len(clips))
-            scores[training] = system.fit(Clips(clips[training], features, raw), checkpoints)
+            scores[learned] = system.fit(Clips(clips[learned], features, raw), checkpoints)
             seconds = time.monotonic() - started
-            scores[~training] = system.score(Clips(clips[~training], features, raw))
+            scores[~learned] = system.score(Clips(clips[~learned], features, raw))
             if not np.isfinite(scores).all():
                 clip = clips["clip"].iloc[np.isfinite(scores).argmin()]
                 raise ValueError(f"the {name} score of {clip} is not a number")

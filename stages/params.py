@@ -165,9 +165,16 @@ class Score(Group):
     window_hop: Count
     threshold_quantile: Share
     bootstrap: Annotated[int, Field(ge=100, strict=True)]
-    peers: list[Literal["autoencoder"]]
+    peers: list[Literal["autoencoder", "mobilenetv2", "stgram_mfn", "gmade"]]
     autoencoder_epochs: Count
     autoencoder_vectors: Count
+    mobilenetv2_epochs: Count
+    mobilenetv2_learning_rate: Positive
+    stgram_mfn_epochs: Count
+    stgram_mfn_seconds: Positive
+    stgram_mfn_learning_rate: Positive
+    gmade_epochs: Count
+    gmade_vectors: Count
 
 
 class Report(Group):

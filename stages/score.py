@@ -50,7 +50,7 @@ def run(params: Declared, root: Path = Path()) -> None:
     raw = Folder(root / RAW)
     levels = np.array([level(read_clip(raw / f"{clip}.flac")) for clip in clips["clip"]])
     columns |= simple_references(features, clips, levels)
-    peers, costs = peer_scores(clips, features, raw, _settings(score), params.seed)
+    peers, costs = peer_scores(clips, features, raw, settings_of(score), params.seed)
     columns |= peers
     table = clips[COLUMNS].assign(**columns)
     summary = summarise(table, score.threshold_quantile, score.bootstrap, params.seed)
@@ -67,7 +67,7 @@ def run(params: Declared, root: Path = Path()) -> None:
         log.info("%-26s AUC %.3f (%.3f to %.3f)  pAUC %.3f", name, *list(row.values())[:4])
 
 
-def _settings(score: Score) -> dict[str, dict]:
+def settings_of(score: Score) -> dict[str, dict]:
     """Of each chosen peer the params that carry its name: autoencoder_epochs is the autoencoder's `epochs`."""
     return {
         name: {key.removeprefix(f"{name}_"): value for key, value in score if key.startswith(f"{name}_")}
