@@ -11,13 +11,10 @@ from evaluation.scoring import scored_clips
 from peers import peer, run
 from peers.peer import Clips
 from peers.run import PEERS, peer_scores
-<<<<<<< HEAD
-from storage.shards import Folder
-=======
 from stages.params import Score, read
 from stages.score import settings_of
+from storage.shards import Folder
 from tests.conftest import ROOT
->>>>>>> 5a9af1b (MobileNetV2, STgram-MFN and GMADE beside the autoencoder, trained on the run's own clips)
 from tests.tiny_corpus import make
 
 TINY: dict[str, dict] = {
@@ -78,7 +75,7 @@ def test_every_peer_has_params():
 @pytest.mark.parametrize("name", TINY)
 def test_it_learns_its_machines_and_hears_another_one(name, recorded, corpus, tmp_path):
     """Normal clips of another machine, which claim to be the first one's, score above the first one's own."""
-    clips = scored_clips(recorded)
+    clips, raw = scored_clips(recorded), Folder(corpus / "data/raw")
     machine = clips["machine_type"] + "/" + clips["machine_id"]
     learned, normal = clips["split"] == "train", (clips["split"] == "test") & (clips["condition"] == "normal")
     if not PEERS[name].joint:
@@ -90,8 +87,8 @@ def test_it_learns_its_machines_and_hears_another_one(name, recorded, corpus, tm
     means = []
     for epochs in (0, LEARNED[name]["epochs"]):
         system = PEERS[name](**TINY[name] | LEARNED[name] | {"epochs": epochs}, seed=0)
-        system.fit(Clips(clips[learned], recorded, corpus / "data/raw"), tmp_path / str(epochs))
-        means.append([system.score(Clips(table, recorded, corpus / "data/raw")).mean() for table in (own, other)])
+        system.fit(Clips(clips[learned], recorded, raw), tmp_path / str(epochs))
+        means.append([system.score(Clips(table, recorded, raw)).mean() for table in (own, other)])
     assert means[1][1] > means[1][0], "the other machine goes unheard"
     if name not in DISTANCES:
         assert means[1][0] < means[0][0], "it learned nothing"
