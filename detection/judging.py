@@ -8,6 +8,7 @@ from pathlib import Path
 
 from audio.manifest import ClipName
 from detection.detector import Detector, Verdict
+from detection.text import printable
 from detection.watch import recordings
 
 
@@ -22,12 +23,12 @@ class Judgement:
     @property
     def name(self) -> str:
         """The file's name to be read: line breaks, and bytes that are no characters, are escaped."""
-        return "".join(one if one.isprintable() else repr(one)[1:-1] for one in self.file)
+        return printable(self.file)
 
     def line(self) -> str:
         """The judgement in one readable line."""
         if self.verdict is None:
-            return f"{self.name}: not judged: {self.error}"
+            return f"{self.name}: not judged: {printable(self.error)}"
         verdict = self.verdict
         return (
             f"{self.name}: {verdict.machine_type} {verdict.machine_id} is {_word(verdict).upper()}: score "

@@ -1,176 +1,88 @@
 """A web page for people who use no terminal: drop a recording on it, and it says whether the machine is all right.
 
 It listens on this computer alone unless told otherwise, asks nothing of the network, and keeps what it was given only
-while it runs: the last `KEPT` results, in a temporary folder.
+while it runs: the last results, in a temporary folder. Where it can be reached from other computers, it wants a token.
+What it is protected against, and what not, stands in docs/monitoring.md.
 """
 
+import functools
 import logging
-import secrets
 import signal
 import socket
 import sys
-import tempfile
-import threading
-from collections import OrderedDict
-from dataclasses import replace
+from collections.abc import Iterable
 from pathlib import Path
 
-import anyio
-import jinja2
-import soundfile
 import uvicorn
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
-from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
 
-from audio.clips import read_blocks
-from detection.judging import Judge, Judgement
-from detection.why import draw
-
-LIMIT = 200_000_000  # bytes of a recording: 1 h 44 min of 16 kHz, 16 bit, one channel
-KEPT = 20  # results
-HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
-WEB = Path(__file__).parent / "web"
+from detection.judging import Judge
+from detection.web.application import application
+from detection.web.connections import BACKLOG, Connection, Limits, OnceASecond, affordable
+from detection.web.guard import TOKEN_VARIABLE, Hosts, Login, is_loopback
+from detection.web.history import History
+from detection.web.results import temporary_folder
 
 log = logging.getLogger(__name__)
 
 
-class Results:
-    """The last results, newest first, each with its sound and its picture in `folder` until it is dropped."""
+def serve(
+    judge: Judge,
+    host: str,
+    port: int,
+    token: str | None = None,
+    allowed_hosts: Iterable[str] = (),
+    record: Path | None = None,
+    login_link: bool = False,
+) -> None:
+    """Serve the page at `host` and `port` until SIGTERM or Ctrl-C.
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self._lock = threading.Lock()
-        self._results: OrderedDict[str, dict] = OrderedDict()
-
-    def add(self, number: str, result: dict) -> None:
-        with self._lock:
-            self._results[number] = result
-            while len(self._results) > KEPT:
-                old, _ = self._results.popitem(last=False)
-                for path in self.folder.glob(f"{old}.*"):
-                    path.unlink(missing_ok=True)
-
-    def all(self) -> list[dict]:
-        with self._lock:
-            return list(reversed(self._results.values()))
-
-    def file(self, number: str, suffix: str) -> Path | None:
-        """The sound or the picture of a result that is still kept."""
-        with self._lock:
-            path = self.folder / f"{number}{suffix}"
-            return path if number in self._results and path.is_file() else None
-
-
-def application(judge: Judge, folder: Path, hosts: list[str]) -> Starlette:
-    """The page and what it asks for. `hosts` are the names that a browser may call this server by."""
-    results = Results(folder)
-    detector = judge.detector
-    turn = anyio.CapacityLimiter(1)  # one recording after another: each uses all cores
-    template = jinja2.Environment(autoescape=True).from_string((WEB / "page.html").read_text(encoding="utf-8"))
-    page_text = template.render(machines=detector.machines, limit=LIMIT)
-
-    async def page(request: Request) -> Response:
-        return HTMLResponse(page_text, headers=HEADERS)
-
-    async def last(request: Request) -> Response:
-        return JSONResponse(results.all(), headers=HEADERS | {"Cache-Control": "no-store"})
-
-    async def judge_upload(request: Request) -> Response:
-        # a page of another origin cannot send this header without asking first, and is not answered
-        if request.headers.get("x-requested-by") != "detect":
-            return _refusal("this is not asked for by the page itself", 403)
-        name = Path(request.query_params.get("name", "").replace("\\", "/")).name[:200] or "recording"
-        machine_type, _, machine_id = request.query_params.get("machine", "").partition("/")
-        declared = request.headers.get("content-length", "")
-        if declared.isdigit() and int(declared) > LIMIT:
-            return _refusal(_too_large(name), 413)
-        number = secrets.token_hex(8)
-        upload = folder / f"{number}.upload"
-        try:
-            received = 0
-            async with await anyio.open_file(upload, "wb") as file:
-                async for chunk in request.stream():
-                    received += len(chunk)
-                    if received > LIMIT:
-                        return _refusal(_too_large(name), 413)
-                    await file.write(chunk)
-            chosen = replace(judge, machine_type=machine_type or None, machine_id=machine_id or None)
-            result = await anyio.to_thread.run_sync(_judge, chosen, upload, name, folder, number, limiter=turn)
-        except ClientDisconnect:
-            return Response(status_code=400)
-        finally:
-            upload.unlink(missing_ok=True)
-        results.add(number, result)
-        return JSONResponse(result, headers=HEADERS)
-
-    async def kept(request: Request) -> Response:
-        path = results.file(request.path_params["number"], "." + request.path_params["suffix"])
-        return FileResponse(path, headers=HEADERS) if path else _refusal("this result is no longer kept", 404)
-
-    return Starlette(
-        routes=[
-            Route("/", page),
-            Route("/results", last),
-            Route("/judge", judge_upload, methods=["POST"]),
-            Route("/kept/{number}.{suffix}", kept),
-            Mount("/web", StaticFiles(directory=WEB)),
-        ],
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)],
-    )
-
-
-def _judge(judge: Judge, upload: Path, name: str, folder: Path, number: str) -> dict:
-    judgement: Judgement = judge(upload, name)
-    log.info("%s", judgement.line())
-    result = judgement.as_json() | {"number": number, "line": judgement.line()}
-    if judgement.verdict is not None:
-        try:
-            _keep_sound(upload, judge, folder / f"{number}.wav")
-            log_mel = judge.detector.log_mel_of_file(upload, judge.channel)
-            draw(judge.detector, log_mel, judgement.verdict, folder / f"{number}.png", judgement.name)
-        except OSError as error:  # a full disk must not take the verdict with it
-            log.warning("%s: no sound or picture: %s", name, error)
-    return result
-
-
-def _keep_sound(upload: Path, judge: Judge, path: Path) -> None:
-    """What the detector heard, as a WAV that every browser plays."""
-    rate = judge.detector.front_end.sample_rate
-    with soundfile.SoundFile(path, "w", rate, 1, subtype="PCM_16") as file:
-        for block in read_blocks(upload, judge.channel, rate):
-            file.write(block)
-
-
-def _too_large(name: str) -> str:
-    return f"{name} is larger than {LIMIT // 1_000_000} MB, the most that this page takes: use detect.py for it"
-
-
-def _refusal(message: str, status: int) -> Response:
-    return JSONResponse({"error": message}, status, headers=HEADERS)
-
-
-def serve(judge: Judge, host: str, port: int) -> None:
-    """Serve the page at `host` and `port` until SIGTERM or Ctrl-C. Raises OSError when the port is taken."""
-    local = ["127.0.0.1", "localhost", "[::1]"]
-    hosts = [*local, host] if host not in ("0.0.0.0", "::") else ["*"]
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(0))  # uvicorn passes on what stopped it; recordings are still removed
+    With a `token`, only those who know it are answered; `login_link` prints a link that holds it. `allowed_hosts` are
+    names, beside `host`, that a browser may call this server by. `record` is a watcher's CSV whose verdicts are shown,
+    too. Raises OSError when the port is taken, and ValueError for an address that other computers reach without a
+    token.
+    """
+    hosts = Hosts(host, allowed_hosts)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with (
-        tempfile.TemporaryDirectory(prefix="detect-") as folder,
-        socket.create_server((host, port), family=family) as listening,
+        temporary_folder() as folder,
+        socket.create_server((host, port), family=family, backlog=BACKLOG) as listening,
     ):
-        app = application(judge, Path(folder), hosts)
-        address = f"[{host}]" if ":" in host else host
-        log.info("open http://%s:%d in a browser; Ctrl-C ends it", address, listening.getsockname()[1])
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
-        server.run(sockets=[listening])
+        bound, port = listening.getsockname()[:2]
+        if token is None and not is_loopback(bound):
+            raise ValueError(f"{host} is reached from other computers: give a token (--token or {TOKEN_VARIABLE})")
+        login = Login(token, cookie=f"detect-{port}") if token is not None else None  # cookies do not tell ports apart
+        app = application(judge, folder, hosts, login, History(judge.detector.machines, record))
+        name = _own_address(listening.family) if hosts.any_address else host
+        address = f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+        for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn passes on what stopped it; recordings are then removed
+            signal.signal(number, lambda *_: sys.exit(0))
+        for logger in ("asyncio", "uvicorn.error", application.__module__):
+            logging.getLogger(logger).addFilter(OnceASecond())
+        log.info("open %s in a browser; Ctrl-C ends it", address)
+        if login_link:
+            print(f"{address}/login#token={token}", flush=True)
+        config = uvicorn.Config(
+            app,
+            http=functools.partial(Connection, limits=affordable(Limits())),
+            ws="none",
+            lifespan="off",
+            backlog=BACKLOG,
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            proxy_headers=False,  # failures are counted by the address that the connection comes from
+            server_header=False,
+            timeout_graceful_shutdown=5,
+        )
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def _own_address(family: socket.AddressFamily) -> str:
+    """The address that other computers most likely reach this one by. Nothing is sent."""
+    somewhere, here = ("2001:db8::1", "::1") if family == socket.AF_INET6 else ("192.0.2.1", "127.0.0.1")
+    with socket.socket(family, socket.SOCK_DGRAM) as asking:
+        try:
+            asking.connect((somewhere, 9))
+        except OSError:  # not connected to anything
+            return here
+        return asking.getsockname()[0]
