@@ -22,7 +22,7 @@ AUDIO_SUFFIXES = (
 )
 RATES = (1_000, 1_000_000)  # Hz, of a recording; what is beyond comes from a damaged header and would fill the memory
 LONGEST = 24 * 3600  # s, of a recording unless another limit is given
-SHORTEST_SECONDS = 1  # of a recording
+SHORTEST_SECONDS = 0.95  # of a recording: a second, and what a recorder may leave off it
 SILENCE = 2.0**-22  # range of the samples of digital silence, or of a constant: one step of 24 bit up or down
 LOUDEST = 100  # peak re full scale of a float file; what is beyond was not scaled to 1
 FULL_SCALE = 0.99  # from here on, a value that is repeated is clipped

@@ -101,17 +101,6 @@ def _by_either(stack: ExitStack, path: File, file: BinaryIO, size: int) -> Strea
     return stream
 
 
-def stated_seconds(path: File) -> float:
-    """Length of a sound file by its header (s), by its samples where the header says nothing; 0 if it is not read."""
-    try:
-        with decode(path) as stream:
-            if stream.seconds is None:
-                return sum(map(len, stream.blocks)) / stream.sample_rate
-            return stream.seconds
-    except ValueError:
-        return 0.0
-
-
 def _regular_file(path: Path) -> BinaryIO:
     try:
         mode = path.stat().st_mode

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from audio.clips import SHORTEST_SECONDS
 from audio.logmel import AUDIOLDM_HOP, AUDIOLDM_MELS, AUDIOLDM_SAMPLES, audioldm_log_mel
 from augmentation.recipes import Recipe
 from storage.files import sha256
@@ -318,8 +319,8 @@ class AudioLDM:
 
 def front_end(waveform: np.ndarray) -> np.ndarray:
     """AudioLDM's input: mean removed, peak scaled to 0.5. `waveform` is (samples,) at 16 kHz."""
-    if len(waveform) < SAMPLE_RATE:
-        raise ValueError(f"clip of {len(waveform) / SAMPLE_RATE:.2f} s is shorter than 1 s")
+    if len(waveform) < SHORTEST_SECONDS * SAMPLE_RATE:
+        raise ValueError(f"clip of {len(waveform) / SAMPLE_RATE:.2f} s is shorter than {SHORTEST_SECONDS} s")
     centred = waveform.astype(np.float32) - waveform.mean(dtype=np.float64).astype(np.float32)
     peak = np.abs(centred).max()
     if not peak > 1e-6:

@@ -24,9 +24,8 @@ import safetensors.numpy
 import soxr
 import torch
 
-from audio.clips import RATES, read_blocks
+from audio.clips import RATES, SHORTEST_SECONDS, SILENCE, read_blocks
 from audio.logmel import LogMelSettings
-from audio.recordings import SHORTEST_SECONDS, SILENCE
 from audio.streaming import log_mel_of_blocks
 from detection.backends import Backend, all_backends, fit_and_score_held_out
 from detection.thresholds import threshold

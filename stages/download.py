@@ -9,8 +9,10 @@ from tqdm import tqdm
 
 from audio.clips import SAMPLE_RATE, digest, read_clip, write_clip
 from audio.dcase2020 import fetch, read_archives, unpack
+from audio.importing import Imported, import_recordings
 from audio.manifest import write_manifest
-from audio.recordings import Fault, check_corpus, check_types, import_recordings
+from audio.recordings import Refusal
+from audio.splitting import check_corpus, check_types
 from audio.synthetic.clips import synthesise
 from audio.synthetic.description import ClipSpec, Machines, read_description
 from stages.command import main
@@ -45,16 +47,11 @@ def _write(spec: ClipSpec, machines: Machines, out: Path) -> dict:
     write_clip(path, synthesise(spec, machines))
     written = read_clip(path)
     row = {key: getattr(spec, key) for key in ("clip", "machine_type", "machine_id", "split", "condition", "subset")}
-    return row | {
-        "seconds": len(written) / SAMPLE_RATE,
-        "sha256": digest(written),
-        "source": "",
-        "offset": 0.0,
-        "warning": "",
-    }
+    row |= {"seconds": len(written) / SAMPLE_RATE, "sha256": digest(written), "offset": 0.0}
+    return row | dict.fromkeys(("source", "domain", "attributes", "warnings"), "")
 
 
-def dcase2020(corpus: Corpus, out: Path) -> tuple[list[dict], list[Fault]]:
+def dcase2020(corpus: Corpus, out: Path) -> Imported:
     """Fetch and unpack the archives of the table and import their recordings.
 
     The evaluation archives are never taken: their clips have no labels, so they can neither train nor test.
@@ -67,7 +64,7 @@ def dcase2020(corpus: Corpus, out: Path) -> tuple[list[dict], list[Fault]]:
     return recordings(corpus, unpacked, out)
 
 
-def recordings(corpus: Corpus, folder: Path, out: Path) -> tuple[list[dict], list[Fault]]:
+def recordings(corpus: Corpus, folder: Path, out: Path) -> Imported:
     """Import a folder of recordings."""
     return import_recordings(
         folder,
@@ -76,28 +73,32 @@ def recordings(corpus: Corpus, folder: Path, out: Path) -> tuple[list[dict], lis
         subsets=corpus.subsets,
         channel=corpus.channel,
         split_seed=corpus.split_seed,
+        calibration_share=corpus.calibration_share,
         on_bad_clip=corpus.on_bad_clip,
     )
 
 
 def run(params: Declared, raw: Path = RAW) -> None:
-    """Write `raw`: the clips as FLAC in the DCASE layout, manifest.csv, and skipped.csv (file, reason) of bad clips.
+    """Write `raw`: the clips as FLAC in the DCASE layout, manifest.csv, skipped.csv (file, reason) of what is left out,
+    and notes.txt, a line for each thing that was assumed.
 
     Many clips are packed into shards, see `storage.shards`.
     """
     corpus = params.corpus
     with whole_folder(raw) as partial:
         if corpus.path.endswith((".yaml", ".yml")):
-            clips, skipped = synthetic(corpus, partial), []
+            imported = Imported(synthetic(corpus, partial), [], [])
         elif corpus.path.endswith(".csv"):
-            clips, skipped = dcase2020(corpus, partial)
+            imported = dcase2020(corpus, partial)
         else:
-            clips, skipped = recordings(corpus, Path(corpus.path), partial)
+            imported = recordings(corpus, Path(corpus.path), partial)
         shutil.rmtree(partial / ".unpacked", ignore_errors=True)
-        write_manifest(partial / "manifest.csv", clips)
-        pd.DataFrame(skipped, columns=Fault._fields).to_csv(partial / "skipped.csv", index=False, lineterminator="\n")
-        if wanted(params.storage.shards, len(clips)):
-            pack(partial, [f"{row['clip']}.flac" for row in clips])
+        write_manifest(partial / "manifest.csv", imported.rows)
+        skipped = pd.DataFrame(imported.refusals, columns=Refusal._fields)
+        skipped.to_csv(partial / "skipped.csv", index=False, lineterminator="\n")
+        (partial / "notes.txt").write_text("".join(f"{note}\n" for note in imported.notes), encoding="utf-8")
+        if wanted(params.storage.shards, len(imported.rows)):
+            pack(partial, [f"{row['clip']}.flac" for row in imported.rows])
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ class Corpus(Group):
     channel: Whole
     on_bad_clip: Literal["error", "skip"]
     split_seed: Seed
+    calibration_share: Annotated[float, Field(ge=0, le=0.5)]
 
 
 class Prompts(Group):

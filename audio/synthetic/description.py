@@ -8,6 +8,7 @@ from typing import Annotated, Literal, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from audio.manifest import clip_name
 from audio.synthetic.signals import SAMPLE_RATE, SECONDS
 
 
@@ -21,6 +22,7 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 Decibels = Annotated[float, Field(ge=-60, le=60)]
 Spread = Annotated[float, Field(ge=0, le=20)]
 Count = Annotated[int, Field(ge=1, strict=True)]
+ClipCount = Annotated[int, Field(ge=0, le=100_000, strict=True)]
 Seconds = Annotated[float, Field(gt=0, le=SECONDS)]
 Hertz = Annotated[float, Field(gt=0, lt=SAMPLE_RATE / 2)]
 Rate = Annotated[float, Field(ge=0, le=1000)]
@@ -177,9 +179,10 @@ class Types(_Strict):
 class Clips(_Strict):
     """Number of clips per machine id."""
 
-    train_normal: Count
-    test_normal: Count
-    test_anomaly: Count
+    train_normal: Annotated[ClipCount, Field(ge=1)]
+    calibration_normal: ClipCount = 0
+    test_normal: ClipCount
+    test_anomaly: ClipCount
 
 
 class RecordingLevel(_Strict):
@@ -206,7 +209,7 @@ class ClipSpec:
     clip: str  # path without suffix, "fan/test/anomaly_id_00_00000003"
     machine_type: str
     machine_id: str  # "id_00"
-    split: Literal["train", "test"]
+    split: Literal["train", "calibration", "test"]
     condition: Literal["normal", "anomaly"]
     fault: str | None  # of an anomaly
     subset: str = "dev"
@@ -222,10 +225,11 @@ class Machines(_Strict):
     machines: Types
 
     def clips(self) -> Iterator[ClipSpec]:
-        """All clips, by type and id: train normals, test normals, test anomalies."""
+        """All clips, by type and id: train normals, calibration normals, test normals, test anomalies."""
         count = self.clips_per_id
         groups = (
             ("train", "normal", count.train_normal),
+            ("calibration", "normal", count.calibration_normal),
             ("test", "normal", count.test_normal),
             ("test", "anomaly", count.test_anomaly),
         )
@@ -237,7 +241,7 @@ class Machines(_Strict):
                 for split, condition, clips in groups:
                     for number in range(clips):
                         yield ClipSpec(
-                            clip=f"{machine_type}/{split}/{condition}_{machine_id}_{number:08d}",
+                            clip=clip_name(machine_type, split, condition, machine_id, number),
                             machine_type=machine_type,
                             machine_id=machine_id,
                             split=split,

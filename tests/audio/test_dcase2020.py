@@ -20,10 +20,17 @@ import pytest
 import soundfile
 
 from audio.dcase2020 import Archive, fetch, read_archives, unpack
-from audio.recordings import import_recordings
+from audio.importing import import_recordings
 from tests.conftest import ROOT
 
-SETTINGS = {"types": [], "subsets": ["dev", "additional"], "channel": 0, "split_seed": 0, "on_bad_clip": "error"}
+SETTINGS = {
+    "types": [],
+    "subsets": ["dev", "additional"],
+    "channel": 0,
+    "split_seed": 0,
+    "calibration_share": 0.2,
+    "on_bad_clip": "error",
+}
 
 
 @dataclass
@@ -153,8 +160,8 @@ def test_from_server_to_clips(serve, contents, archives, tmp_path):
     assert [path.read_bytes() for path in paths] == list(contents.values())
     assert parts(tmp_path) == []
     unpack(paths, tmp_path / "unpacked")
-    rows, faults = import_recordings(tmp_path / "unpacked", tmp_path / "raw", **SETTINGS, workers=1)
-    assert faults == []
+    rows, refusals, _ = import_recordings(tmp_path / "unpacked", tmp_path / "raw", **SETTINGS, workers=1)
+    assert refusals == []
     counts = Counter((row["machine_id"], row["subset"], row["split"], row["condition"]) for row in rows)
     assert counts == {
         ("id_00", "dev", "train", "normal"): 4,

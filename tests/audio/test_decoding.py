@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from audio.clips import AUDIO_SUFFIXES, open_sound, read_clip
-from audio.decoding import stated_seconds
+from audio.headers import read_header
 
 SECONDS = 3
 
@@ -74,7 +74,7 @@ def test_what_libsndfile_reads(tmp_path, suffix, format_, subtype):
     assert (len(waveform), warnings) == (SECONDS * 16000, [])
     assert pitch(waveform) == 440
     assert np.abs(waveform).max() == pytest.approx(0.3, abs=0.1)
-    assert stated_seconds(path) == SECONDS
+    assert read_header(path).seconds == SECONDS
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_what_ffmpeg_reads(tmp_path, suffix, codec, rate, bit_rate):
     assert len(waveform) == pytest.approx(SECONDS * 16000, abs=1600)  # codecs pad
     assert warnings == []
     assert pitch(waveform) == 440
-    assert stated_seconds(path) == pytest.approx(SECONDS, abs=0.2)
+    assert read_header(path).seconds == pytest.approx(SECONDS, abs=0.2)
 
 
 def test_the_samples_are_the_same_by_either_library(tmp_path):
@@ -137,7 +137,7 @@ def test_a_wav_whose_header_states_less_than_there_is_is_read_to_its_end(tmp_pat
     waveform, warnings = heard(path)
     assert len(waveform) == SECONDS * 16000
     assert warnings == ["the header states a wrong length: read to the end of the file"]
-    assert stated_seconds(path) == pytest.approx(SECONDS, abs=0.1)
+    assert read_header(path).seconds == pytest.approx(SECONDS, abs=0.1)
 
 
 def test_chunks_behind_the_samples_are_no_sound(tmp_path):

@@ -59,8 +59,8 @@ def spectrum_db(signal: np.ndarray) -> np.ndarray:
 
 def test_clips_have_dcase_names_and_the_described_numbers(machines):
     specs = list(machines.clips())
-    assert len({spec.clip for spec in specs}) == len(specs) == 6 * 3 * (14 + 8 + 8)
-    assert Counter(spec.machine_type for spec in specs) == dict.fromkeys(TYPES, 90)
+    assert len({spec.clip for spec in specs}) == len(specs) == 6 * 3 * (14 + 30 + 8 + 8)
+    assert Counter(spec.machine_type for spec in specs) == dict.fromkeys(TYPES, 180)
     for spec in specs:
         assert re.fullmatch(
             rf"{spec.machine_type}/{spec.split}/{spec.condition}_{spec.machine_id}_\d{{8}}", spec.clip
@@ -88,7 +88,8 @@ def test_a_type_can_be_left_out(machines, tmp_path):
     ("keys", "value", "message"),
     [
         (("clips", "train_normals"), 3, "clips.train_normals is not a key of a description"),
-        (("clips", "test_normal"), 0, "clips.test_normal is 0: input should be greater than or equal to 1"),
+        (("clips", "train_normal"), 0, "clips.train_normal is 0: input should be greater than or equal to 1"),
+        (("clips", "test_normal"), 10**11, "clips.test_normal is 100000000000: input should be less than or equal to"),
         (("seed",), "one", "seed is 'one': input should be a valid integer"),
         (("recording", "level_dbfs"), -3.0, "recording.level_dbfs is -3.0: input should be less than or equal to -30"),
         (("background", "event_db"), [0.0, -3.0], "background.event_db is [0.0, -3.0]: the first value must not be"),
@@ -259,9 +260,11 @@ def test_a_fault_changes_its_machine_the_more_the_worse(machines, machine_type, 
 
 @pytest.fixture(scope="module")
 def heard(machines) -> dict[tuple[str, str], list[tuple[ClipSpec, np.ndarray, float, float]]]:
-    """The whole corpus: per machine (spec, mean and deviation of the log-mel, RMS in dB, peak) of every clip."""
+    """Per machine (spec, mean and deviation of the log-mel, RMS in dB, peak) of every training and test clip."""
     rows = {}
     for spec in machines.clips():
+        if spec.split == "calibration":
+            continue
         waveform = synthesise(spec, machines)
         assert waveform.dtype == np.float32 and waveform.shape == (SAMPLES,)
         mel = log_mel(torch.from_numpy(waveform), LogMelSettings()).numpy()

@@ -301,7 +301,7 @@ def test_unusable_clips_are_named_after_the_others_are_made(project, caplog):
     with pytest.raises(ValueError, match=f"^2 training clips are too short or silent .*{silent}, {short}"):
         project.run()
     assert f"{silent}: clip is silent" in caplog.text
-    assert f"{short}: clip of 0.50 s is shorter than 1 s" in caplog.text
+    assert f"{short}: clip of 0.50 s is shorter than 0.95 s" in caplog.text
     project.remove(silent)
     project.remove(short)
     project.run()
