@@ -83,7 +83,8 @@ def sections(run: Run) -> dict:
 def check(run: Run) -> None:
     """Raises ValueError naming the first clip or identity by which the parts of the run do not belong together."""
     corpus_clips = run.manifest["clip"]
-    scored = corpus_clips[(run.manifest["split"] == "test") | (run.manifest["condition"] == "normal")]
+    training = (run.manifest["split"] == "train") & (run.manifest["condition"] == "normal")
+    scored = corpus_clips[training | (run.manifest["split"] == "test")]
     originals = run.features.index[run.features.index["kind"] == "original"]
     for name, clips, expected in (
         ("features", originals["clip"], corpus_clips),

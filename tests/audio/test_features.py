@@ -35,18 +35,19 @@ def folder(tmp_path, spectrograms):
         writer.add(clip("b", "test", "anomaly"), "original", 0, spectrograms[1])
         writer.add(clip("c"), "original", 0, spectrograms[2])
         writer.add(clip("a"), "augmented", 1, spectrograms[3])
+        writer.add(clip("d", "calibration"), "original", 0, spectrograms[3])
     return tmp_path / "features"
 
 
 def test_every_spectrogram_comes_back_whole_or_in_pieces(folder, spectrograms):
     features = Features.open(folder)
-    assert len(features) == 4
+    assert len(features) == 5
     assert features.settings == SETTINGS
-    assert features.index["clip"].tolist() == ["a", "b", "c", "a"]
-    assert features.index["kind"].tolist() == ["original"] * 3 + ["augmented"]
-    assert features.index["view"].tolist() == [0, 0, 0, 1]
-    assert features.index["frames"].tolist() == [313, 344, 32, 313]
-    for row, spectrogram in enumerate(spectrograms):
+    assert features.index["clip"].tolist() == ["a", "b", "c", "a", "d"]
+    assert features.index["kind"].tolist() == ["original"] * 3 + ["augmented", "original"]
+    assert features.index["view"].tolist() == [0, 0, 0, 1, 0]
+    assert features.index["frames"].tolist() == [313, 344, 32, 313, 313]
+    for row, spectrogram in enumerate([*spectrograms, spectrograms[3]]):
         assert features.read(row).dtype == np.float32
         assert np.array_equal(features.read(row), spectrogram)
         assert np.array_equal(features.read(row, 10, 20), spectrogram[10:30])
@@ -62,12 +63,12 @@ def test_pieces_of_originals_come_back_together(folder, spectrograms):
 
 def test_the_files_are_plain_memory_mapped_arrays(folder, spectrograms):
     original = np.load(folder / "original.npy", mmap_mode="r")
-    assert (original.shape, original.dtype) == ((313 + 344 + 32, 8), np.float16)
+    assert (original.shape, original.dtype) == ((313 + 344 + 32 + 313, 8), np.float16)
     assert np.array_equal(original[313 : 313 + 344], spectrograms[1])
     assert np.load(folder / "augmented.npy").shape == (313, 8)
 
 
-def test_mean_and_std_are_of_the_training_normals_originals(folder, spectrograms):
+def test_mean_and_std_are_of_the_training_normals_originals_and_of_no_calibration_clip(folder, spectrograms):
     values = np.concatenate([spectrograms[0], spectrograms[2]]).astype(np.float64)
     features = Features.open(folder)
     assert features.mean == pytest.approx(values.mean(), abs=1e-9)
@@ -105,6 +106,7 @@ def test_what_does_not_fit_is_refused(tmp_path, spectrograms):
         writer.add(clip("a"), "original", 0, spectrograms[0][:, :7])
     with pytest.raises(ValueError, match="no training normals"), FeatureWriter(out, SETTINGS) as writer:
         writer.add(clip("a", "test"), "original", 0, spectrograms[0])
+        writer.add(clip("b", "calibration"), "original", 0, spectrograms[0])
     assert list(tmp_path.iterdir()) == []
 
 

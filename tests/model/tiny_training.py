@@ -62,18 +62,20 @@ IDENTITIES = ["fan/id_00", "fan/id_02", "pump/id_00"]
 
 
 def write_features(folder: Path, training: int = 7, views: int = 2) -> Path:
-    """Spectrograms of 3 identities: `training` normals each with `views` augmentations, 2 normal and 2 anomalous tests.
+    """Spectrograms of 3 identities: `training` normals each with `views` augmentations, 2 normal and 2 anomalous tests,
+    and 3 calibration clips.
 
     Lengths differ between 17 and 26 frames.
     """
-    random = np.random.default_rng(0)
+    random, apart = np.random.default_rng(0), np.random.default_rng(1)
     with FeatureWriter(folder, LogMelSettings(n_mels=CONFIG.mels)) as writer:
         for identity in IDENTITIES:
             machine_type, machine_id = identity.split("/")
             profile = random.normal(-30, 8, CONFIG.mels)
-            for number in range(training + 4):
-                split = "train" if number < training else "test"
-                condition = "anomaly" if number >= training + 2 else "normal"
+            for number in range(training + 7):
+                split = "train" if number < training else "test" if number < training + 4 else "calibration"
+                condition = "anomaly" if training + 2 <= number < training + 4 else "normal"
+                draw = apart if split == "calibration" else random
                 clip = {
                     "clip": f"{machine_type}/{split}/{condition}_{machine_id}_{number:08d}",
                     "machine_type": machine_type,
@@ -84,7 +86,7 @@ def write_features(folder: Path, training: int = 7, views: int = 2) -> Path:
                     "seconds": 1.0,
                     "sha256": "",
                 }
-                spectrogram = profile + random.normal(0, 3, (17 + number % 10, CONFIG.mels))
+                spectrogram = profile + draw.normal(0, 3, (17 + number % 10, CONFIG.mels))
                 writer.add(clip, "original", 0, spectrogram)
                 for view in range(views if split == "train" else 0):
                     writer.add(clip, "augmented", view, spectrogram + random.normal(0, 1, spectrogram.shape))

@@ -54,7 +54,7 @@ runpy.run_module("stages.diffusion_augment", run_name="__main__", alter_sys=Fals
 
 
 class Project:
-    """A project folder with four training clips and a test clip, where the stage runs as DVC runs it."""
+    """A project folder with four training clips, a test and a calibration clip, where the stage runs as DVC runs it."""
 
     def __init__(self, root, checkpoint):
         self.root, self.store = root, root / "store"
@@ -64,6 +64,7 @@ class Project:
             tone = np.sin(np.arange(round(seconds * 16000)) * (0.1 if machine == "fan" else 0.6))
             self.add(machine, number, (0.1 * tone + 0.02 * rng.standard_normal(len(tone))).astype(np.float32))
         self.add("fan", 9, 0.1 * np.random.default_rng(9).standard_normal(20000).astype(np.float32), split="test")
+        self.add("fan", 8, 0.1 * np.random.default_rng(8).standard_normal(20000).astype(np.float32), "calibration")
         self.set_prompts(PROMPTS)
         self.values = yaml.safe_load((ROOT / "params.yaml").read_text())
         self.set(method="audioldm", checkpoint=str(checkpoint), ddim_steps=[2, 4], batch_size=3)
