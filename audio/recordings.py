@@ -73,8 +73,8 @@ def write_pieces(path: Path, channel: int, stem: Path) -> tuple[list[Piece], lis
     """Check the recording at `path` and write it as clips `<stem>_0.flac` and so on, at 16 kHz.
 
     A recording longer than LONGEST_SECONDS is cut into clips of CLIP_SECONDS; a rest shorter than SHORTEST_SECONDS is
-    dropped. 16 bit if the recording has no more and is not resampled, else 24. A refusal's `file` is empty, or says where
-    in the recording it is.
+    dropped. 16 bit if the recording has no more and is not resampled, else 24. The `file` of a refusal is empty, or
+    says where in the recording it is.
     """
     pieces: list[Piece] = []
     silent: list[int] = []  # which clips are
