@@ -70,15 +70,18 @@ def fetch(archives: list[Archive], cache: Path, source: str, unpack_to: Path, pa
         return paths
     cache.mkdir(parents=True, exist_ok=True)
     # Named by the checksum: archives of other years have the same names. Only verified ones get this name.
-    paths = {archive: cache / f"{archive.md5}-{archive.file}" for archive in archives}
-    sizes = {one: path.stat().st_size if path.is_file() else _size(one, source) for one, path in paths.items()}
-    missing = sum(sizes[one] - _partial_size(path) for one, path in paths.items() if sizes[one] and not path.is_file())
-    _check_room({cache: missing, unpack_to: UNPACKED * sum(sizes.values())})
-    for archive, path in paths.items():
+    cached = {archive: cache / f"{archive.md5}-{archive.file}" for archive in archives}
+    sizes = {
+        archive: path.stat().st_size if path.is_file() else _size(archive, source) for archive, path in cached.items()
+    }
+    to_come = [(sizes[archive], path) for archive, path in cached.items() if sizes[archive] and not path.is_file()]
+    download = sum(size - _partial_size(path) for size, path in to_come)
+    _check_room({cache: download, unpack_to: UNPACKED * sum(sizes.values())})
+    for archive, path in cached.items():
         with FileLock(path.with_name(f"{path.name}.lock")):
             if not path.is_file():
                 _download(archive, archive.address(source), path, patience)
-    return list(paths.values())
+    return list(cached.values())
 
 
 def _partial(path: Path) -> Path:

@@ -42,7 +42,7 @@ class Features:
     @classmethod
     def open(cls, folder: Path) -> "Features":
         """Open the feature store in `folder`."""
-        types = dict.fromkeys(INDEX_COLUMNS, str)
+        types: dict[str, type] = dict.fromkeys(INDEX_COLUMNS, str)
         types |= {"seconds": float, "offset": float, "view": int, "start": int, "frames": int}
         numbers = {column: [""] for column in ("seconds", "offset")}
         index = pd.read_csv(folder / "index.csv", dtype=types, keep_default_na=False, na_values=numbers)

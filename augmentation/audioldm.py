@@ -110,8 +110,10 @@ class AudioLDM:
         """`components` holds the six objects that COMPONENTS names. Raises ValueError if they do not fit together."""
         _check_fit(components)
         self.device = torch.device(device)
-        for name in ("vae", "unet", "text_encoder", "vocoder"):
-            setattr(self, name, components[name].to(self.device).eval().requires_grad_(False))
+        self.vae, self.unet, self.text_encoder, self.vocoder = (
+            components[name].to(self.device).eval().requires_grad_(False)
+            for name in ("vae", "unet", "text_encoder", "vocoder")
+        )
         self.tokenizer, self.scheduler = components["tokenizer"], components["scheduler"]
         self.scale = 2 ** (len(self.vae.config.block_out_channels) - 1)
         self.evaluations = 0  # guided U-Net evaluations so far, counted per window

@@ -203,8 +203,8 @@ def _make(
             )
             for (job, _), result in zip(group, results, strict=True):
                 for output, key in job.keys.items():
-                    if paths[key]:
-                        write_clip(paths[key], result[output])
+                    if path := paths[key]:
+                        write_clip(path, result[output])
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -10,11 +10,11 @@ import argparse
 import os
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
+from dataclasses import fields
 from itertools import count
 from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import torch
@@ -24,10 +24,10 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from audio.clips import read_clip
 from audio.manifest import read_manifest
 from augmentation.audioldm import AudioLDM
-from augmentation.generation import plan
+from augmentation.generation import Settings, plan
 from benchmarks.measuring import alternating, show
 from stages import diffusion_augment
-from stages.params import read
+from stages.params import load
 
 ROOT = Path(__file__).parents[1]
 PARTS = {
@@ -47,7 +47,7 @@ class Watch:
 
     def __call__(self) -> None:
         self.items: Counter[str] = Counter()
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         hooks = [register_module_forward_pre_hook(self._before), register_module_forward_hook(self._after)]
         started = time.perf_counter()
         self._run()
@@ -64,9 +64,9 @@ class Watch:
         if part := PARTS.get(type(module).__name__):
             self.seconds[part] += time.perf_counter() - self._started
 
-    def row(self, clips: int) -> dict[str, float]:
+    def row(self, clips: int) -> dict[str, float | str]:
         """Counts per clip, and the parts' shares of the time."""
-        counted = {
+        counted: dict[str, float | str] = {
             "evaluations/clip": self.items["U-Net"] / 2 / clips,
             "texts/clip": self.items["text encoder"] / clips,
         }
@@ -75,19 +75,20 @@ class Watch:
 
 def measure(checkpoint: str, raw: Path, prompts: Path, clips: int, rounds: int, steps: list[int] | None) -> list[dict]:
     """A row for each way, with S drawn from `steps`, or as params.yaml has it."""
-    augment = read(ROOT / "params.yaml").augment
     changes = {
-        "method": "audioldm",
-        "checkpoint": checkpoint,
-        "revision": "",
-        "ddim_steps": steps or augment.ddim_steps,
+        "augment.method": "audioldm",
+        "augment.checkpoint": checkpoint,
+        "augment.revision": "",
+        "storage.shards": "never",
     }
-    augment = augment.model_copy(update=changes | {"ddim_steps": steps or augment.ddim_steps})
+    params = load("diffusion-augment", ROOT, changes | ({"augment.ddim_steps": steps} if steps else {}))
+    augment = params.augment
     manifest = read_manifest(raw / "manifest.csv")
     manifest = manifest[manifest["split"] == "train"]
     manifest = manifest.iloc[:: max(len(manifest) // clips, 1)].head(clips)  # of all machines
     table = pd.read_csv(prompts / "prompts.csv", dtype=str, keep_default_na=False)
-    jobs = plan(manifest, table, augment, "", 0, [augment.output])
+    settings = Settings(**{field.name: getattr(augment, field.name) for field in fields(Settings)})
+    jobs = plan(manifest, table, settings, "", 0, [augment.output])
     waveforms, recipes = [read_clip(raw / f"{job.clip}.flac") for job in jobs], [job.recipe for job in jobs]
     pipeline = AudioLDMPipeline.from_pretrained(checkpoint, torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
@@ -102,7 +103,6 @@ def measure(checkpoint: str, raw: Path, prompts: Path, clips: int, rounds: int, 
 
     def stage(store: Path) -> None:
         os.environ["RCMAE_STORE"] = str(store)
-        params = SimpleNamespace(augment=augment, storage=SimpleNamespace(shards="never"))
         diffusion_augment.run(params, folder / "raw", prompts, folder / "augmented", folder / "metrics")
 
     with tempfile.TemporaryDirectory() as name:

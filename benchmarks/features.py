@@ -13,8 +13,8 @@ import os
 import tempfile
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 
 import librosa
 import numpy as np
@@ -28,7 +28,7 @@ from torchaudio.transforms import MelSpectrogram
 from audio.manifest import read_manifest
 from benchmarks.measuring import alternating, seconds_apart, show
 from stages import logmel_feature
-from stages.params import read
+from stages.params import load
 from storage.memory import keep_freed_memory
 
 ROOT = Path(__file__).parents[1]
@@ -87,8 +87,7 @@ def stage(raw: Path, folder: Path, store: Path, processes: int) -> None:
     os.environ["RCMAE_STORE"] = str(store)
     folder.mkdir(exist_ok=True)
     pd.DataFrame(columns=["clip", "view"]).to_csv(folder / "manifest.csv", index=False)
-    params = SimpleNamespace(logmel=read(ROOT / "params.yaml").logmel)
-    logmel_feature.run(params, raw, folder, folder / "features", processes)
+    logmel_feature.run(load("logmel-feature", ROOT), raw, folder, folder / "features", processes)
 
 
 def measure(raw: Path, rounds: int) -> list[dict]:
@@ -97,7 +96,7 @@ def measure(raw: Path, rounds: int) -> list[dict]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         full = partial(stage, raw, folder / "made", folder / "full", 2)
-        ways = {
+        ways: dict[str, Callable[[], object]] = {
             "librosa loop": partial(librosa_loop, paths),
             "torchaudio loop": partial(torchaudio_loop, paths),
             "decoding alone, 1 process": partial(decoding, paths),
@@ -125,7 +124,7 @@ def main(arguments: list[str] | None = None, out: Path | None = None) -> list[di
     threadpool_limits(1)  # NumPy's products, in librosa's loop
     rows = measure(chosen.clips, chosen.rounds)
     clips = len(read_manifest(chosen.clips / "manifest.csv"))
-    show("features", rows, {"clips": clips, "rounds": chosen.rounds, "librosa": librosa.__version__}, out)
+    show("features", rows, {"clips": clips, "rounds": chosen.rounds, "librosa": version("librosa")}, out)
     return rows
 
 

@@ -4,16 +4,18 @@ import multiprocessing
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from statistics import median
+from typing import TypeVar
 
 import torch
 
 from storage.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
+Way = TypeVar("Way")
 
 
 def seconds(run: Callable[[], object]) -> float:
@@ -39,10 +41,10 @@ def seconds_apart(run: Callable[[], object]) -> float:
 
 
 def alternating(
-    ways: dict[str, Callable[[], object]], rounds: int, measure: Callable[[Callable[[], object]], float] = seconds
-) -> dict[str, float]:
+    ways: Mapping[Way, Callable[[], object]], rounds: int, measure: Callable[[Callable[[], object]], float] = seconds
+) -> dict[Way, float]:
     """Median time of each way (seconds); every round measures every way once, so that all see the same machine."""
-    times: dict[str, list[float]] = {way: [] for way in ways}
+    times: dict[Way, list[float]] = {way: [] for way in ways}
     for _ in range(rounds):
         for way, run in ways.items():
             times[way].append(measure(run))

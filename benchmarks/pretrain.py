@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -82,13 +83,14 @@ def our_step(folder: Path, config: NetworkConfig, batch: int, precision: str, fi
     """A function that trains one step as the stage does, on the first `batch` clips."""
     fabric = make_fabric(precision)
     clips = TrainingClips(Features.open(folder / "features"), config)
+    objective: Finetuning | Pretraining
+    network: torch.nn.Module
     if finetuning:
-        objective, network = (
-            Finetuning(clips, replace(FINETUNING, batch_size=batch), fabric),
-            IdentityClassifier(config, 2),
-        )
+        objective = Finetuning(clips, replace(FINETUNING, batch_size=batch), fabric)
+        network = IdentityClassifier(config, 2)
     else:
-        objective, network = Pretraining(clips, replace(PRETRAINING, batch_size=batch), fabric), RCMAE(config)
+        objective = Pretraining(clips, replace(PRETRAINING, batch_size=batch), fabric)
+        network = RCMAE(config)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, fused=True)
     network, optimizer = fabric.setup(network, optimizer)
     epochs = iter(range(1_000_000))
@@ -147,7 +149,8 @@ def against_reference(folder: Path, config: NetworkConfig, batch: int, repeats: 
     ours, reference = our_step(folder, config, batch, "auto"), reference_step(folder, config, batch)
     with FlopCounterMode(display=False) as counter:  # this step also warms up
         ours()
-    rates, times = {"bf16": [], "float32": []}, {"ours": [], "reference": []}
+    rates: dict[str, list[float]] = {"bf16": [], "float32": []}
+    times: dict[str, list[float]] = {"ours": [], "reference": []}
     for _ in range(repeats):
         rates["bf16"].append(matrix_rate(torch.bfloat16))
         rates["float32"].append(matrix_rate(torch.float32))
@@ -222,7 +225,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_corpus(folder, max(arguments.batch, arguments.sizes or 0, *(arguments.memory or [0])))
-        result = machine() | {
+        result: dict[str, Any] = machine() | {
             "parameters": sum(parameter.numel() for parameter in RCMAE(PAPER).parameters()),
             "encoder_parameters": sum(parameter.numel() for parameter in RCMAE(PAPER).encoder.parameters()),
             "against_reference": against_reference(folder, PAPER, arguments.batch, arguments.repeats),
@@ -232,13 +235,13 @@ def main() -> None:
         if arguments.memory:
             result["memory"] = memory(folder, arguments.memory)
 
-    one = result["against_reference"]
+    ratio = result["against_reference"]
     print(f"{result['machine']}, {result['date']}; paper size, {result['parameters'] / 1e6:.1f} M parameters")
     print("| batch | ours, pairs/s | reference, pairs/s | ratio | share of bf16 products | of float32 products |")
     print("|---|---|---|---|---|---|")
     print(
-        f"| {one['batch']} | {one['pairs_per_second']:.2f} | {one['reference_pairs_per_second']:.2f} "
-        f"| {one['ratio']:.1f} | {one['share_of_bf16_rate']:.0%} | {one['share_of_float32_rate']:.0%} |"
+        f"| {ratio['batch']} | {ratio['pairs_per_second']:.2f} | {ratio['reference_pairs_per_second']:.2f} "
+        f"| {ratio['ratio']:.1f} | {ratio['share_of_bf16_rate']:.0%} | {ratio['share_of_float32_rate']:.0%} |"
     )
     if "sizes" in result:
         print("\n| size | training | precision | clips/s |\n|---|---|---|---|")

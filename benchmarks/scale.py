@@ -23,7 +23,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -62,7 +61,13 @@ def write_corpus(raw: Path, clips: int, seconds: float, machines: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         start = random.integers(len(noise) - int(16000 * seconds))
         write_clip(path, noise[start : start + int(16000 * seconds)] * random.uniform(0.3, 1))
-        row = {"clip": clip, "machine_type": machine_type, "machine_id": machine_id, "split": split, "subset": "dev"}
+        row: dict[str, object] = {
+            "clip": clip,
+            "machine_type": machine_type,
+            "machine_id": machine_id,
+            "split": split,
+            "subset": "dev",
+        }
         row |= {"condition": condition, "seconds": seconds, "source": "", "offset": 0.0}
         rows.append(row | {"sha256": digest(read_clip(path))})
     write_manifest(raw / "manifest.csv", rows)
@@ -73,9 +78,9 @@ def write_corpus(raw: Path, clips: int, seconds: float, machines: int) -> None:
 
 def features(folder: Path) -> Callable:
     from stages import logmel_feature
-    from stages.params import read
+    from stages.params import load
 
-    params = SimpleNamespace(logmel=read(ROOT / "params.yaml").logmel)
+    params = load("logmel-feature", ROOT)
     augmented = folder / "no-augmented"
     augmented.mkdir(exist_ok=True)
     pd.DataFrame(columns=["clip", "view"]).to_csv(augmented / "manifest.csv", index=False)
@@ -109,7 +114,7 @@ def score(folder: Path) -> Callable:
     from model.checkpoints import save_model
     from model.network import RCMAE, IdentityClassifier, NetworkConfig
     from stages import score as stage
-    from stages.params import read
+    from stages.params import load
 
     index = Features.open(folder / "data/features")
     identities = sorted(set(index.index["machine_type"] + "/" + index.index["machine_id"]))
@@ -118,8 +123,7 @@ def score(folder: Path) -> Callable:
     save_model(folder / "data/pretrained", pretrained, config)
     classifier = IdentityClassifier.from_pretrained(pretrained, len(identities))
     save_model(folder / "data/finetuned", classifier, config | {"identities": identities})
-    short = {"autoencoder_epochs": 1, "bootstrap": 100}
-    params = SimpleNamespace(seed=0, score=read(ROOT / "params.yaml").score.model_copy(update=short))
+    params = load("score", ROOT, {"score.autoencoder_epochs": 1, "score.bootstrap": 100})
     return lambda: stage.run(params, folder)
 
 
@@ -133,14 +137,16 @@ def watched(command: list[str], folder: Path) -> tuple[str, float, float]:
     """What a command prints, its wall time (seconds), and the most memory of it and what it starts (MB)."""
     started, peak = time.perf_counter(), 0
     environment = os.environ | {"RCMAE_STORE": str(folder / "store"), "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
-    while process.poll() is None:
-        asked = time.perf_counter()
-        peak = max(peak, _private_memory(process.pid))
-        time.sleep(max(0.02, 9 * (time.perf_counter() - asked)))  # a tenth of a core at most
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed")
-    return process.stdout.read(), time.perf_counter() - started, peak / 1e3
+    with tempfile.TemporaryFile("w+") as printed:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=printed)
+        while process.poll() is None:
+            asked = time.perf_counter()
+            peak = max(peak, _private_memory(process.pid))
+            time.sleep(max(0.02, 9 * (time.perf_counter() - asked)))  # a tenth of a core at most
+        if process.returncode:
+            raise RuntimeError(f"{' '.join(command)} failed")
+        printed.seek(0)
+        return printed.read(), time.perf_counter() - started, peak / 1e3
 
 
 def _private_memory(pid: int) -> int:

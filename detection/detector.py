@@ -338,8 +338,8 @@ class Detector:
         if about.get("format") != FORMAT:
             raise ValueError(f"{folder}/detector.json has format {about.get('format')!r}, this version reads {FORMAT}")
         try:
-            classifier, config = load_model(folder / "finetuned")
-            pretrained, pretrained_config = load_model(folder / "pretrained")
+            classifier, config = load_model(folder / "finetuned", IdentityClassifier)
+            pretrained, pretrained_config = load_model(folder / "pretrained", RCMAE)
             detector = cls(classifier, pretrained, config, Settings(**about["settings"]), pretrained_config, device)
             arrays = safetensors.numpy.load_file(folder / "backends.safetensors")
             for name, backend in detector.backends.items():

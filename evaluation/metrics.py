@@ -132,7 +132,10 @@ def bootstrap(table: pd.DataFrame, system: str, resamples: int, seed: int) -> di
     # the draws depend on the clips alone: two systems on one test set get the same resamples
     generator = np.random.default_rng(seed)
     groups = _groups(table, system)
-    counts = {key: tuple(_draw(len(scores), resamples, generator) for scores in pair) for key, pair in groups.items()}
+    counts = {
+        key: (_draw(len(normal), resamples, generator), _draw(len(anomalous), resamples, generator))
+        for key, (normal, anomalous) in groups.items()
+    }
     figures = {key: _areas(*groups[key], *counts[key]) for key in groups}
     pooled_counts = _pool(counts, axis=1)
     pooled = [_areas(*scores, *pooled_counts[name]) for name, scores in _pool(groups).items()]

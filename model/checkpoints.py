@@ -9,6 +9,7 @@ import json
 import logging
 import zlib
 from pathlib import Path
+from typing import TypeVar
 
 import safetensors
 import torch
@@ -20,6 +21,7 @@ from storage.files import whole_file, write_json
 
 FORMAT = 1  # of both kinds of file; raised whenever an old one can no longer be read
 STATES_KEPT = 2
+Network = TypeVar("Network", RCMAE, IdentityClassifier)
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +45,11 @@ def save_model(folder: Path | str, network: RCMAE | IdentityClassifier, config: 
     write_json(folder / "config.json", described)
 
 
-def load_model(folder: Path | str) -> tuple[RCMAE | IdentityClassifier, dict]:
+def load_model(folder: Path | str, network_class: type[Network]) -> tuple[Network, dict]:
     """The network in `folder`, on the CPU and in evaluation mode, and its config as `save_model` got it.
 
     The config also has `network` (the class's name) and `sizes`. Raises ValueError when the folder is not a whole model
-    of this format, OSError when a file cannot be read.
+    of this format and class, OSError when a file cannot be read.
     """
     folder = Path(folder)
     config = read_json(folder / "config.json")
@@ -55,12 +57,12 @@ def load_model(folder: Path | str) -> tuple[RCMAE | IdentityClassifier, dict]:
         raise ValueError(f"{folder}/config.json has format {config.get('format')!r}, this version reads {FORMAT}")
     try:
         sizes = NetworkConfig(**config["sizes"])
-        if config["network"] == "RCMAE":
-            network = RCMAE(sizes)
-        elif config["network"] == "IdentityClassifier":
-            network = IdentityClassifier(sizes, len(config["identities"]))
-        else:
-            raise ValueError(f"network is {config['network']!r}, allowed are RCMAE and IdentityClassifier")
+        if config["network"] != network_class.__name__:
+            raise ValueError(
+                f"{folder}/config.json holds the network {config['network']}, not {network_class.__name__}"
+            )
+        classes = [len(config["identities"])] if network_class is IdentityClassifier else []
+        network = network_class(sizes, *classes)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{folder}/config.json is not a model's config: {error}") from None
     try:
@@ -107,7 +109,7 @@ def load_state(folder: Path) -> tuple[dict[str, Tensor], dict] | None:
 def _checksum(tensors: dict[str, Tensor]) -> int:
     checksum = 0
     for name in sorted(tensors):
-        checksum = zlib.crc32(tensors[name].flatten().view(torch.uint8).numpy(), checksum)
+        checksum = zlib.crc32(tensors[name].flatten().view(torch.uint8).numpy().data, checksum)
     return checksum
 
 

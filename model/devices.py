@@ -1,11 +1,14 @@
 """Where the networks run: all devices of this machine, or of all machines, through lightning-fabric."""
 
 import os
+from typing import Literal
 
 from lightning_fabric import Fabric
 
+Precision = Literal["bf16-mixed", "32-true"]
 
-def launch(precision: str = "32-true") -> Fabric:
+
+def launch(precision: Precision = "32-true") -> Fabric:
     """Launch on every GPU of this machine, else the CPU; under torchrun or SLURM's srun on all their processes."""
     devices: int | str = "auto"
     nodes = 1

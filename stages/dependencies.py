@@ -71,9 +71,10 @@ def write() -> None:
     for stage, entry in yaml.safe_load(text)["stages"].items():
         deps = [dep for dep in entry["deps"] if not is_module(dep)] + [*map(str, modules(stage, entry["deps"]))]
         lines = "".join(f"    - {dep}\n" for dep in deps)
-        text = re.sub(
-            rf"(?ms)(^  {stage}:\n.*?^    deps:\n)(?:    - .*?\n)+", lambda m, new=lines: m[1] + new, text, count=1
-        )
+        listed = re.search(rf"(?ms)^  {stage}:\n.*?^    deps:\n((?:    - .*?\n)+)", text)
+        if not listed:
+            raise ValueError(f"dvc.yaml: {stage} has no list of dependencies")
+        text = text[: listed.start(1)] + lines + text[listed.end(1) :]
     path.write_text(text, encoding="utf-8")
 
 

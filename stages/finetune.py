@@ -7,6 +7,7 @@ from pathlib import Path
 from audio.features import Features
 from model.checkpoints import load_model, save_model
 from model.finetuning import FinetuningSettings, finetune
+from model.network import RCMAE
 from model.training import make_fabric
 from stages.checkpoints import checkpoint_folder
 from stages.command import main
@@ -24,7 +25,7 @@ def run(
 ) -> None:
     """Write the network fine-tuned from `start` into `out` and its curves into `metrics`, resuming a killed run."""
     features = Features.open(data)
-    pretrained, front_end = load_model(start)
+    pretrained, front_end = load_model(start, RCMAE)
     settings = FinetuningSettings(
         lambda_scl=params.lambda_scl,
         lambda_ce=params.lambda_ce,

@@ -5,6 +5,8 @@ its entry in dvc.yaml declares: DVC would take a result that depends on an undec
 changes, and an ablation over it would compare a result with itself.
 """
 
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -214,10 +216,17 @@ class Params(Group):
         return self
 
 
-def read(path: Path) -> Params:
-    """The checked params file. Raises ValueError with a line per mistake: key, value, what is allowed."""
+def read(path: Path, changes: dict[str, Any] | None = None) -> Params:
+    """The checked params file, with the `changes` that a test or a benchmark makes: {"score.bootstrap": 100}.
+
+    Raises ValueError naming each mistake: key, value, what is allowed.
+    """
     try:
-        return Params.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for key, value in (changes or {}).items():
+            *groups, name = key.split(".")
+            reduce(getitem, groups, values)[name] = value
+        return Params.model_validate(values)
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
@@ -265,6 +274,6 @@ def declared_keys(stage: str, root: Path) -> list[str]:
     return stages[stage].get("params", [])
 
 
-def load(stage: str, root: Path) -> Declared:
-    """The checked params that `stage` may read, from params.yaml and dvc.yaml in `root`."""
-    return Declared(read(root / "params.yaml"), stage, declared_keys(stage, root))
+def load(stage: str, root: Path, changes: dict[str, Any] | None = None) -> Declared:
+    """The checked params that `stage` may read, from params.yaml and dvc.yaml in `root`; `changes` as in `read`."""
+    return Declared(read(root / "params.yaml", changes), stage, declared_keys(stage, root))

@@ -21,6 +21,7 @@ from evaluation.scoring import (
     write_scores,
 )
 from model.checkpoints import load_model
+from model.network import RCMAE, IdentityClassifier
 from peers.references import level
 from peers.run import peer_scores
 from stages.command import main
@@ -36,8 +37,8 @@ def run(params: Declared, root: Path = Path()) -> None:
     """Write data/scores, data/detector, the metrics and the plots below `root`, from what lies there."""
     score = params.score
     features = Features.open(root / FEATURES)
-    classifier, config = load_model(root / FINETUNED)
-    pretrained, pretrained_config = load_model(root / PRETRAINED)
+    classifier, config = load_model(root / FINETUNED, IdentityClassifier)
+    pretrained, pretrained_config = load_model(root / PRETRAINED, RCMAE)
     settings = Settings(
         score.backend, score.neighbours, score.components, score.window_hop, score.threshold_quantile, params.seed
     )

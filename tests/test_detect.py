@@ -10,7 +10,6 @@ import sys
 import time
 from contextlib import chdir
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -23,7 +22,7 @@ from audio.clips import read_clip, write_clip
 from audio.features import Features
 from detection.detector import Detector
 from stages import logmel_feature
-from stages.params import read
+from stages.params import load
 from tests.conftest import ROOT
 from tests.tiny_corpus import make_scored
 
@@ -77,7 +76,7 @@ def test_a_recording_gets_the_features_that_training_got(root, tmp_path, monkeyp
     write_clip(raw / "fan/test/normal_id_00_00000000.flac", long)  # read in two blocks
     pd.DataFrame(columns=["clip", "view"]).to_csv(tmp_path / "manifest.csv", index=False)
     detector = Detector.load(root / "data" / "detector")
-    params = SimpleNamespace(logmel=read(ROOT / "params.yaml").logmel.model_copy(update={"n_mels": 32}))
+    params = load("logmel-feature", ROOT, {"logmel.n_mels": 32})
     logmel_feature.run(params, raw, tmp_path, tmp_path / "features", processes=1)
     features = Features.open(tmp_path / "features")
     assert features.settings == detector.front_end

@@ -2,7 +2,6 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from audio.manifest import write_manifest
 from model.checkpoints import save_model
 from model.network import RCMAE, IdentityClassifier, NetworkConfig
 from stages import score
-from stages.params import read
+from stages.params import load
 from tests.conftest import ROOT
 
 SETTINGS = LogMelSettings(n_mels=32)
@@ -72,9 +71,9 @@ def make(root: Path, training: int = 6, test: int = 4) -> Path:
 
 def make_scored(root: Path) -> Path:
     """The corpus of `make`, and what the score stage writes for it: data/scores, data/detector and metrics."""
-    group = read(ROOT / "params.yaml").score
     small = {"bootstrap": 100, "autoencoder_epochs": 1, "autoencoder_vectors": 256, "window_hop": 20}
+    params = load("score", ROOT, {f"score.{key}": value for key, value in small.items()})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RCMAE_STORE", str(root / "store"))
-        score.run(SimpleNamespace(seed=0, score=group.model_copy(update=small)), make(root))
+        score.run(params, make(root))
     return root

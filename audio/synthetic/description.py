@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -227,7 +227,7 @@ class Machines(_Strict):
     def clips(self) -> Iterator[ClipSpec]:
         """All clips, by type and id: train normals, calibration normals, test normals, test anomalies."""
         count = self.clips_per_id
-        groups = (
+        groups: tuple[tuple[Literal["train", "test"], Literal["normal", "anomaly"], int], ...] = (
             ("train", "normal", count.train_normal),
             ("calibration", "normal", count.calibration_normal),
             ("test", "normal", count.test_normal),
@@ -260,7 +260,7 @@ def read_description(path: Path) -> Machines:
         raise ValueError("; ".join(_mistake(path, one) for one in error.errors())) from None
 
 
-def _mistake(path: Path, error: dict) -> str:
+def _mistake(path: Path, error: Any) -> str:
     key = ".".join(str(part) for part in error["loc"]) or "the whole file"
     if error["type"] == "missing":
         return f"{path}: {key} is missing"

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
-from pydantic import BaseModel
 
 from audio.synthetic import signals
 from audio.synthetic.description import (
@@ -181,7 +181,7 @@ def toy_conveyor(design: ToyConveyorDesign, fault: Fault, rng: Generator) -> np.
     return sound + signals.ring(jingle, (3100.0, 4700.0, 6300.0), 40.0)
 
 
-MECHANISMS: dict[str, Callable[[BaseModel, Fault, Generator], np.ndarray]] = {
+MECHANISMS: dict[str, Callable[[Any, Fault, Generator], np.ndarray]] = {
     "fan": fan,
     "pump": pump,
     "slider": slider,

@@ -149,7 +149,7 @@ def _screech(rng: Generator, samples: int, pitch: float, pace: float) -> Wavefor
 def _hammering(rng: Generator, samples: int, pitch: float, pace: float) -> Waveform:
     low = _between(pitch, 70, 420)
     decay = _between(rng.uniform(), 0.03, 0.14)
-    grains = [_modes(rng, low, low * 8, rng.integers(4, 9), decay, rng.uniform(0.5, 1.5)) for _ in range(2)]
+    grains = [_modes(rng, low, low * 8, int(rng.integers(4, 9)), decay, rng.uniform(0.5, 1.5)) for _ in range(2)]
     onsets = _events(rng, samples, _between(pace, 0.9, 6), rng.uniform(0, 0.15))
     return _place(samples, onsets, rng.uniform(0.7, 1, len(onsets)), grains, rng)
 

@@ -11,29 +11,31 @@ import argparse
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from platformdirs import user_cache_path
+from diffusers import AutoencoderKL
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset
-from transformers import RobertaTokenizerFast
+from transformers import ClapTextModelWithProjection, RobertaTokenizerFast
 
 from audio.logmel import AUDIOLDM_HOP, audioldm_log_mel
 from augmentation.nano_audioldm import architecture
 from augmentation.nano_audioldm.captions import caption
 from augmentation.nano_audioldm.families import FAMILIES
 from augmentation.nano_audioldm.synthesis import SAMPLE_RATE, draw_addition, draw_clip
-from storage.files import whole_file
+from model.checkpoints import load_state, restore, save_state, training_state
+from storage.files import whole_file, write_json
 from storage.memory import keep_freed_memory
+from storage.store import store_folder
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,7 @@ VAE_INPUT = 0.75  # share of the vocoder's training input that went through the 
 STATISTICS = 1_000_000  # number of the first of the batches that give the latents' and mels' mean and deviation
 SAVE_SECONDS = 60
 Loss = tuple[Tensor, dict[str, float]]
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class SynthesisedClips(Dataset):
@@ -79,7 +82,7 @@ class SynthesisedClips(Dataset):
         }
 
 
-_LABELS = {
+_LABELS: dict[str, list[str | None]] = {
     "family": [None, *FAMILIES],
     "pitch": [None, "low", "high"],
     "pace": [None, "slow", "fast"],
@@ -93,57 +96,47 @@ class Captions(Dataset):
         rng = np.random.default_rng([SEED, *b"captions", number])
         captions, labels = [], []
         for _ in range(BATCH["text"]):
-            family = rng.integers(len(FAMILIES) + 1)
-            pitch, pace = rng.integers(3), rng.integers(3)
-            if family == 0:
+            label, pitch, pace = (int(rng.integers(count)) for count in (len(FAMILIES) + 1, 3, 3))
+            family = _LABELS["family"][label]
+            if family is None:
                 pitch = pace = 0
-            elif not FAMILIES[_LABELS["family"][family]].paced:
+            elif not FAMILIES[family].paced:
                 pace = 0
-            words = [_LABELS[key][index] for key, index in zip(_LABELS, (family, pitch, pace), strict=True)]
-            captions.append(caption(rng, *words) if family else "")
-            labels.append((family, pitch, pace))
+            words = _LABELS["pitch"][pitch], _LABELS["pace"][pace]
+            captions.append(caption(rng, family, *words) if family else "")
+            labels.append((label, pitch, pace))
         return {"captions": captions, "labels": torch.tensor(labels)}
 
 
 def fit(
     name: str,
-    network: nn.Module,
+    network: Network,
     dataset: Dataset,
-    loss_of: Callable[[nn.Module, dict], Loss],
+    loss_of: Callable[[Network, dict], Loss],
     work: Path,
     workers: int,
-) -> nn.Module:
+) -> Network:
     """Train `network` for its number of steps, or on from its saved state; returns the averaged network, in eval mode.
 
-    The state (weights, averaged weights, Adam's moments, losses, minutes) is one safetensors file, replaced whole.
+    The states (weights, averaged weights, Adam's moments, losses, minutes) lie in `work`/<name>; <name>.json beside it
+    holds the losses and minutes alone.
     """
-    steps, path = STEPS[name], work / f"{name}.safetensors"
+    steps = STEPS[name]
     averaged = AveragedModel(network, avg_fn=lambda mean, value, n: mean + (value - mean) * max(1e-3, 1 / (n / 10 + 2)))
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE[name], betas=(0.9, 0.99), weight_decay=1e-2)
     start, seconds, history = 0, 0.0, []
-    if path.exists():
-        with safe_open(path, "pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            progress = json.loads(file.metadata()["progress"])
+    if saved_state := load_state(work / name):
+        tensors, progress = saved_state
         start, seconds, history = progress["step"], progress["minutes"] * 60, progress["history"]
-        network.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("network.")})
+        restore(network, optimizer, tensors)
         averaged.load_state_dict({k[9:]: v for k, v in tensors.items() if k.startswith("averaged.")})
-        for index, parameter in enumerate(network.parameters()):
-            if f"adam.{index}.step" in tensors:
-                optimizer.state[parameter] = {
-                    key: tensors[f"adam.{index}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")
-                }
 
     def save(step: int) -> None:
-        tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
-        tensors |= {f"averaged.{k}": v for k, v in averaged.state_dict().items()}
-        for index, parameter in enumerate(network.parameters()):
-            tensors |= {f"adam.{index}.{k}": v for k, v in optimizer.state.get(parameter, {}).items()}
-        progress = {"step": step, "minutes": round(seconds / 60, 2), "history": history}
-        tensors = {key: tensor.clone().contiguous() for key, tensor in tensors.items()}
-        with whole_file(path) as unfinished:
-            save_file(tensors, unfinished, {"progress": json.dumps(progress)})
-        (work / f"{name}.json").write_text(json.dumps(progress, indent=1))
+        tensors = training_state(network, optimizer)
+        tensors |= {f"averaged.{key}": tensor for key, tensor in averaged.state_dict().items()}
+        progress = {"minutes": round(seconds / 60, 2), "history": history}
+        save_state(work / name, step, tensors, progress)
+        write_json(work / f"{name}.json", {"step": step} | progress)
 
     network.train()
     loader = DataLoader(
@@ -174,7 +167,8 @@ def fit(
         if now - saved > SAVE_SECONDS or step + 1 == steps:
             save(step + 1)
             saved = now
-    return averaged.module.eval().requires_grad_(False)
+    network.load_state_dict(averaged.module.state_dict())
+    return network.eval().requires_grad_(False)
 
 
 def _autocast():
@@ -184,9 +178,9 @@ def _autocast():
 class CaptionReader(nn.Module):
     """The text encoder with linear heads on its unit-length embedding that name family, pitch and pace."""
 
-    def __init__(self, text_encoder: nn.Module) -> None:
+    def __init__(self, text_encoder: ClapTextModelWithProjection) -> None:
         super().__init__()
-        self.text_encoder = text_encoder
+        self.text_encoder: ClapTextModelWithProjection = text_encoder
         width = text_encoder.config.projection_dim
         self.heads = nn.ModuleList(nn.Linear(width, len(labels)) for labels in _LABELS.values())
 
@@ -200,7 +194,8 @@ def text_loss(tokenize: Callable[[list[str]], dict[str, Tensor]]) -> Callable[[n
 
     def loss_of(reader: nn.Module, batch: dict) -> Loss:
         logits, labels = reader(tokenize(batch["captions"])), batch["labels"]
-        loss = sum(F.cross_entropy(logit, labels[:, i], label_smoothing=0.05) for i, logit in enumerate(logits))
+        losses = [F.cross_entropy(logit, labels[:, i], label_smoothing=0.05) for i, logit in enumerate(logits)]
+        loss = torch.stack(losses).sum()
         right = (logits[0].argmax(1) == labels[:, 0]).float().mean()
         return loss, {"cross_entropy": loss.item(), "family_accuracy": right.item()}
 
@@ -213,7 +208,7 @@ def _local_deviation(log_mel: Tensor) -> Tensor:
     return (F.avg_pool2d(log_mel**2, (8, 4), (4, 2)) - mean**2).clamp(min=1e-4).sqrt()
 
 
-def vae_loss(vae: nn.Module, batch: dict) -> Loss:
+def vae_loss(vae: AutoencoderKL, batch: dict) -> Loss:
     """L1 of the log-mel, of its 4 x 4 means and of its local deviation, and a small KL divergence."""
     target = batch["log_mel"][:, None]  # (B, 1, frames, 64)
     with _autocast():
@@ -288,10 +283,10 @@ def level_loss(output: Tensor, target: Tensor, log_mel: Tensor, target_log_mel: 
     """
     bands = [0.5 * torch.logsumexp(2 * one, dim=1) for one in (log_mel, target_log_mel)]  # (B, 64)
     whole = [0.5 * (one.square().mean(-1) + 1e-6).log() for one in (output, target)]  # (B,)
-    return F.l1_loss(*bands) + F.l1_loss(*whole)
+    return F.l1_loss(bands[0], bands[1]) + F.l1_loss(whole[0], whole[1])
 
 
-def vocoder_loss(vae: nn.Module) -> Callable[[nn.Module, dict], Loss]:
+def vocoder_loss(vae: AutoencoderKL) -> Callable[[nn.Module, dict], Loss]:
     """Multi-resolution STFT, log-mel, levels, long-term spectrum and comb.
 
     Most of the input is what the VAE makes of the log-mel, as it is in use.
@@ -305,9 +300,8 @@ def vocoder_loss(vae: nn.Module) -> Callable[[nn.Module, dict], Loss]:
         with _autocast():
             output = vocoder(torch.cat([decoded, log_mel[count:]]))
         output = output.float()
-        stft = (
-            sum(F.l1_loss(_log_magnitude(output, n), _log_magnitude(waveform, n)) for n in (256, 512, 1024, 2048)) / 4
-        )
+        sizes = (256, 512, 1024, 2048)
+        stft = torch.stack([F.l1_loss(_log_magnitude(output, n), _log_magnitude(waveform, n)) for n in sizes]).mean()
         output_log_mel = audioldm_log_mel(output)
         mel = F.l1_loss(output_log_mel, log_mel)
         level = level_loss(output, waveform, output_log_mel, log_mel)
@@ -336,7 +330,7 @@ class SynthesisedAdditions(Dataset):
 class Bank:
     """Latents of a dataset that is synthesised and encoded once: means and deviations of the VAE's posterior."""
 
-    def __init__(self, name: str, vae: nn.Module, clips: Dataset, keys: tuple[str, ...], work: Path, workers: int):
+    def __init__(self, name: str, vae: AutoencoderKL, clips: Dataset, keys: tuple[str, ...], work: Path, workers: int):
         """`keys` name the log-mels to encode: {key: (mean, deviation)}, each (N, 8, frames / 8, 8), are `latents`."""
         parts = []
         for part in range(LATENT_PARTS):
@@ -358,7 +352,7 @@ class Bank:
         return mean[chosen].float() + deviation[chosen].float() * noise
 
 
-def _encode(vae: nn.Module, clips: Dataset, keys: tuple[str, ...], part: int, path: Path, workers: int) -> None:
+def _encode(vae: AutoencoderKL, clips: Dataset, keys: tuple[str, ...], part: int, path: Path, workers: int) -> None:
     encoded: dict[str, list[Tensor]] = {}
     words = []
     numbers = range(part * LATENT_BATCHES, (part + 1) * LATENT_BATCHES)
@@ -445,7 +439,7 @@ def unet_loss(embed: Callable[[list[str]], Tensor], alphas_cumprod: Tensor) -> C
 
 
 @torch.no_grad()
-def whiten(vae: nn.Module, batches: Iterator[dict]) -> None:
+def whiten(vae: AutoencoderKL, batches: Iterator[dict]) -> None:
     """Fold mean 0 and deviation 1 of every latent channel into quant_conv and post_quant_conv, in place.
 
     Latent channels differ in scale while the pipeline's scaling_factor is one number, which thereby becomes 1.
@@ -502,7 +496,7 @@ def train(work: Path, checkpoint: Path, workers: int = 1) -> None:
 
 def main() -> None:
     """Command line of the training."""
-    store = Path(os.environ.get("RCMAE_STORE") or user_cache_path("rc-mae")) / "nano_audioldm"
+    store = store_folder("nano_audioldm")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=store, help=f"folder of the training states (default {store})")
     parser.add_argument("--checkpoint", type=Path, default=store / "checkpoint", help="folder of the finished pipeline")

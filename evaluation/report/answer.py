@@ -47,7 +47,7 @@ class Machines:
 
     @property
     def best_reference(self) -> str:
-        return max(self.references, key=self.references.get)
+        return max(self.references, key=lambda name: self.references[name])
 
     @property
     def lead(self) -> float:

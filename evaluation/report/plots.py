@@ -8,6 +8,7 @@ import io
 import re
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -47,7 +48,7 @@ DARK = {
 SERIES = [LIGHT[f"series-{number}"] for number in range(1, 8)]
 WIDTH = 4.2  # inches; at 72 points to the inch and 9 point text, readable on a telephone without zooming
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "axes.edgecolor": LIGHT["muted"],
     "axes.labelcolor": LIGHT["muted"],
     "axes.spines.right": False,
@@ -87,7 +88,10 @@ def svg(figure: Figure, label: str) -> str:
     for name, colour in LIGHT.items():
         body = re.sub(colour, f"var(--{name}, {colour})", body, flags=re.IGNORECASE)
     body = re.sub(r" *\n *", "\n", body)
-    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', body).groups()
+    size = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', body)
+    if not size:
+        raise ValueError(f"matplotlib drew no view box: {body[:200]}")
+    width, height = size.groups()
     head = f'<svg class="plot" role="img" aria-label="{escape(label)}" viewBox="0 0 {width} {height}"'
     head += f' style="max-width:{float(width) * 1.6:.0f}px" xmlns="http://www.w3.org/2000/svg"'
     head += ' xmlns:xlink="http://www.w3.org/1999/xlink">'
@@ -198,12 +202,12 @@ def score_histogram(normal: np.ndarray, anomalous: np.ndarray, ratio: bool) -> F
         axes = figure.add_subplot()
         threshold = 1.0 if ratio else 0.0
         together = np.concatenate([normal, anomalous, [threshold]])
-        bins = np.geomspace(together.min(), together.max(), 25) if ratio else np.histogram_bin_edges(together, 24)
+        edges = np.geomspace(together.min(), together.max(), 25) if ratio else np.histogram_bin_edges(together, 24)
         for values, colour, hatch in ((normal, LIGHT["accent"], None), (anomalous, LIGHT["alarm"], "////")):
-            axes.hist(values, bins, histtype="stepfilled", color=colour, alpha=0.3, linewidth=0)
-            axes.hist(values, bins, histtype="step", color=colour, linewidth=1.2, hatch=hatch)
+            axes.hist(values, edges.tolist(), histtype="stepfilled", color=colour, alpha=0.3, linewidth=0)
+            axes.hist(values, edges.tolist(), histtype="step", color=colour, linewidth=1.2, hatch=hatch)
         axes.axvline(threshold, color=LIGHT["ink"], linewidth=1.1, linestyle=(0, (4, 2)))
-        axes.yaxis.get_major_locator().set_params(integer=True, nbins=4)
+        axes.locator_params("y", integer=True, nbins=4)
         if ratio:
             axes.set_xscale("log")
             few = together.max() < 30 * together.min()
@@ -211,7 +215,7 @@ def score_histogram(normal: np.ndarray, anomalous: np.ndarray, ratio: bool) -> F
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.xaxis.set_minor_locator(NullLocator())
         else:
-            axes.xaxis.get_major_locator().set_params(nbins=5)
+            axes.locator_params("x", nbins=5)
         axes.set(xlabel="score / threshold" if ratio else "score - threshold", ylabel="clips")
     return figure
 
@@ -242,14 +246,13 @@ def confusion(shares: np.ndarray, names: Sequence[str]) -> Figure:
 
 def scatter(points: np.ndarray, names: Sequence[str], anomalous: np.ndarray) -> Figure:
     """Points (n, 2) in a plane: colour = name (a machine type or id), dot = normal, cross = anomaly (n booleans)."""
-    names = np.asarray(names)
-    order = list(dict.fromkeys(sorted(names)))
+    order, of_name = sorted(set(names)), np.asarray(names)
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(3.4, 3.1 + 0.19 * -(-len(order) // 3)), layout="constrained")
         axes = figure.add_subplot()
         for number, name in enumerate(order):
             colour = SERIES[number % len(SERIES)]
-            dots, crosses = points[(names == name) & ~anomalous], points[(names == name) & anomalous]
+            dots, crosses = points[(of_name == name) & ~anomalous], points[(of_name == name) & anomalous]
             axes.plot(*dots.T, "o", color=colour, markersize=3, alpha=0.75, markeredgewidth=0)
             axes.plot(*crosses.T, "x", color=colour, markersize=4.2, markeredgewidth=1.0)
         axes.set(xticks=[], yticks=[])

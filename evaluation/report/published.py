@@ -10,6 +10,8 @@ IDENTITIES = {name: {"id_00", "id_02", "id_04", "id_06"} for name in TYPES[:4]} 
     "ToyConveyor": {"id_01", "id_02", "id_03"},
 }  # with test clips in the development set
 
+Cell = tuple[float | None, float | None, list[int]]  # AUC and pAUC (%), numbers of footnotes
+
 
 def read_published(path: Path) -> pd.DataFrame:
     """Published figures (per cent): a row per system and machine type or average, with protocol, source and erratum."""
@@ -34,10 +36,10 @@ def table4(published: pd.DataFrame, figures: dict, pooled: dict) -> dict:
     cent or None, and ours.
     """
     footnotes: list[str] = []
-    groups = {"per-id": [], "pooled": []}
+    groups: dict[str, list[dict]] = {"per-id": [], "pooled": []}
     for system, rows in published.groupby("system", sort=False):
         first = rows.iloc[0]
-        cells = []
+        cells: list[Cell] = []
         for name in (*TYPES, "average"):
             found = rows[rows["machine_type"] == name]
             if found.empty:
@@ -62,7 +64,7 @@ def table4(published: pd.DataFrame, figures: dict, pooled: dict) -> dict:
 
 
 def _ours(system: str, figures: list[dict | None]) -> dict:
-    cells = [(one["auc"] * 100, one["pauc"] * 100, []) if one else (None, None, []) for one in figures]
+    cells: list[Cell] = [(row["auc"] * 100, row["pauc"] * 100, []) if row else (None, None, []) for row in figures]
     return {"system": system, "about": "", "cells": cells, "ours": True}
 
 

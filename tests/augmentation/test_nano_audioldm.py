@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from audio.logmel import audioldm_log_mel
@@ -18,6 +17,7 @@ from augmentation.nano_audioldm.evaluate import CHECKPOINT, HIGH, LOW, centroid,
 from augmentation.nano_audioldm.families import FAMILIES, family_of
 from augmentation.nano_audioldm.synthesis import draw_addition, draw_clip, family_sound, noise_floor
 from augmentation.prompts import read_bank
+from model.checkpoints import load_state
 from tests.conftest import ROOT
 
 shipped = pytest.mark.skipif(not CHECKPOINT.is_dir(), reason="no checkpoint in augmentation/nano_audioldm/checkpoint")
@@ -237,7 +237,7 @@ def test_the_recipe_leads_from_nothing_to_a_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "LATENT_BATCHES", 1)
     train.train(tmp_path / "work", tmp_path / "checkpoint", workers=0)
     AudioLDM.from_checkpoint(str(tmp_path / "checkpoint"))
-    before, after = (load_file(tmp_path / "work" / f"{name}.safetensors") for name in ("vae", "decoder"))
+    (before, _), (after, _) = (load_state(tmp_path / "work" / name) for name in ("vae", "decoder"))
     changed = [key for key in before if key.startswith("averaged.module.") and not torch.equal(before[key], after[key])]
     moved = {key.split(".")[2] for key in changed}
     assert moved == {"decoder", "quant_conv", "post_quant_conv"}  # quant_conv by whitening alone

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -15,7 +14,7 @@ from model.network import RCMAE
 from model.pretraining import Pretraining, pretrain
 from model.training import make_fabric
 from stages import logmel_feature
-from stages.params import read
+from stages.params import load
 from tests import tiny_corpus
 from tests.conftest import ROOT
 from tests.model.tiny_training import CONFIG, PRETRAINING, write_features
@@ -67,7 +66,7 @@ def test_each_clip_is_decoded_and_transformed_once_and_then_never_again(tmp_path
     raw = tiny_corpus.make(tmp_path, training=2, test=2) / "data/raw"
     monkeypatch.setenv("RCMAE_STORE", str(tmp_path / "store"))
     pd.DataFrame(columns=["clip", "view"]).to_csv(tmp_path / "manifest.csv", index=False)
-    params = SimpleNamespace(logmel=read(ROOT / "params.yaml").logmel)
+    params = load("logmel-feature", ROOT)
     decodes, transforms, stfts = [], [], []
     monkeypatch.setattr(extraction, "read_clip", partial(counted, extraction.read_clip, decodes))
     monkeypatch.setattr(extraction, "log_mel", partial(counted, extraction.log_mel, transforms))

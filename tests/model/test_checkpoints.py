@@ -14,7 +14,7 @@ def test_a_model_comes_back_with_all_that_belongs_to_it(tmp_path, kind):
     network = RCMAE(CONFIG) if kind is RCMAE else IdentityClassifier(CONFIG, 3)
     saved = {"mean": -31.25, "std": 7.5, "logmel": {"n_mels": 16}, "identities": ["fan/id_00", "b", "ü"]}
     save_model(tmp_path / "model", network, saved)
-    loaded, config = load_model(tmp_path / "model")
+    loaded, config = load_model(tmp_path / "model", kind)
     assert type(loaded) is kind and not loaded.training
     assert loaded.config == CONFIG
     assert saved.items() <= config.items()
@@ -32,9 +32,9 @@ def test_a_damaged_or_foreign_model_is_one_line(tmp_path):
     def fresh():
         save_model(tmp_path, RCMAE(CONFIG), {})
 
-    def message() -> str:
+    def message(expected=RCMAE) -> str:
         with pytest.raises(ValueError) as caught:
-            load_model(tmp_path)
+            load_model(tmp_path, expected)
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
@@ -43,7 +43,7 @@ def test_a_damaged_or_foreign_model_is_one_line(tmp_path):
     assert "has format 99, this version reads 1" in message()
     fresh()
     change(tmp_path, network="Other")
-    assert "network is 'Other'" in message()
+    assert "holds the network Other, not RCMAE" in message()
     fresh()
     change(tmp_path, sizes={"depths": 3})
     assert "is not a model's config" in message()
@@ -56,9 +56,10 @@ def test_a_damaged_or_foreign_model_is_one_line(tmp_path):
     assert "model.safetensors is damaged" in message()
     save_model(tmp_path, IdentityClassifier(CONFIG, 2), {"identities": ["a", "b"]})
     change(tmp_path, identities=["a", "b", "c"])
-    assert "model.safetensors is damaged or of another network" in message()
+    assert "model.safetensors is damaged or of another network" in message(IdentityClassifier)
+    assert "holds the network IdentityClassifier, not RCMAE" in message()
     with pytest.raises(OSError, match="nowhere"):
-        load_model(tmp_path / "nowhere")
+        load_model(tmp_path / "nowhere", RCMAE)
 
 
 def stepped(seed: int = 0):

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -18,7 +17,7 @@ import yaml
 from audio.clips import digest, read_clip
 from audio.manifest import read_manifest
 from stages import download
-from stages.params import read
+from stages.params import load
 from storage.shards import Folder
 from tests.conftest import ROOT
 
@@ -33,9 +32,9 @@ def run(tmp_path):
     """Run the stage on a corpus; the folder it wrote."""
 
     def run(path, shards="auto", **settings) -> Path:
-        corpus = read(ROOT / "params.yaml").corpus.model_copy(update={"path": str(path)} | settings)
-        storage = SimpleNamespace(shards=shards)
-        download.run(SimpleNamespace(corpus=corpus, storage=storage), tmp_path / "data" / "raw")
+        changes = {f"corpus.{key}": value for key, value in ({"path": str(path)} | settings).items()}
+        params = load("download", ROOT, changes | {"storage.shards": shards})
+        download.run(params, tmp_path / "data" / "raw")
         return tmp_path / "data" / "raw"
 
     return run

@@ -5,7 +5,7 @@ import pytest
 import stages.finetune
 import stages.pretrain
 from model.checkpoints import load_model
-from model.network import IdentityClassifier
+from model.network import RCMAE, IdentityClassifier
 from stages.curves import read_curves
 from stages.params import load
 from tests.model.tiny_training import IDENTITIES
@@ -15,10 +15,10 @@ from tests.stages.test_pretrain import KilledError, change, project, stop_after_
 def test_the_stage_leaves_a_classifier_curves_and_no_checkpoints(project):  # noqa: F811
     stages.pretrain.run(load("pretrain", project))
     stages.finetune.run(load("finetune", project))
-    network, config = load_model(project / "data/finetuned")
+    network, config = load_model(project / "data/finetuned", IdentityClassifier)
     assert isinstance(network, IdentityClassifier)
     assert config["identities"] == IDENTITIES
-    _, pretrained = load_model(project / "data/pretrained")
+    _, pretrained = load_model(project / "data/pretrained", RCMAE)
     assert {key: config[key] for key in ("logmel", "mean", "std", "sizes")} == {
         key: pretrained[key] for key in ("logmel", "mean", "std", "sizes")
     }

@@ -2,7 +2,6 @@
 
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,7 @@ from audio.features import Features
 from audio.logmel import LogMelSettings, log_mel
 from audio.manifest import write_manifest
 from stages import logmel_feature
-from stages.params import read
+from stages.params import load
 from storage.shards import pack
 from tests.conftest import ROOT
 
@@ -51,7 +50,7 @@ class Data:
     def run(self, processes: int = 2, **settings) -> Features:
         write_manifest(self.root / "raw" / "manifest.csv", self.rows)
         pd.DataFrame(self.views, columns=AUGMENTED).to_csv(self.root / "augmented" / "manifest.csv", index=False)
-        params = SimpleNamespace(logmel=read(ROOT / "params.yaml").logmel.model_copy(update=settings))
+        params = load("logmel-feature", ROOT, {f"logmel.{key}": value for key, value in settings.items()})
         folders = [self.root / name for name in ("raw", "augmented", "features")]
         logmel_feature.run(params, *folders, processes)
         return Features.open(folders[2])

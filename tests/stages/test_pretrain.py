@@ -11,6 +11,7 @@ import model.training
 import stages.checkpoints
 import stages.pretrain
 from model.checkpoints import load_model
+from model.network import RCMAE
 from stages.checkpoints import checkpoint_folder
 from stages.curves import read_curves
 from stages.params import load
@@ -48,7 +49,7 @@ def change(project, group, **values):
 
 def test_the_stage_leaves_a_model_curves_and_no_checkpoints(project):
     stages.pretrain.run(load("pretrain", project))
-    network, config = load_model(project / "data/pretrained")
+    network, config = load_model(project / "data/pretrained", RCMAE)
     assert network.config.width == 16 and config["logmel"]["n_mels"] == 16
     stats = json.loads((project / "data/features/stats.json").read_text())
     assert (config["mean"], config["std"]) == (stats["mean"], stats["std"])

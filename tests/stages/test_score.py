@@ -1,7 +1,6 @@
 """The score stage: what it writes, that it is right, what depends on what, and its bad input."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ from audio.clips import read_clip
 from audio.features import Features
 from detection.detector import Detector
 from stages import score
-from stages.params import read
+from stages.params import Declared, load
 from tests.conftest import ROOT
 from tests.tiny_corpus import MACHINES, make
 
@@ -29,10 +28,9 @@ SYSTEMS = [
 ]
 
 
-def params(**changes) -> SimpleNamespace:
-    group = read(ROOT / "params.yaml").score
+def params(**changes) -> Declared:
     small = {"bootstrap": 100, "autoencoder_epochs": 2, "autoencoder_vectors": 256, "window_hop": 20}
-    return SimpleNamespace(seed=0, score=group.model_copy(update=small | changes))
+    return load("score", ROOT, {f"score.{key}": value for key, value in (small | changes).items()})
 
 
 @pytest.fixture
