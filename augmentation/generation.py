@@ -246,7 +246,7 @@ def assemble(
 ) -> pd.DataFrame:
     """Write the folder `out`: the clips as <clip>_<view>.flac, those of the other output stage under compared/,
     manifest.csv, and audit.csv with a row per file. Many clips are packed, if `shards` says so (see `storage.shards`).
-    Returns the audit with the column `prompt` beside.
+    Returns the audit.
 
     Clips are copied, not linked: DVC changes the permissions of what it tracks, and the store is not DVC's.
     """
@@ -270,7 +270,4 @@ def assemble(
         manifest.to_csv(partial / "manifest.csv", index=False, lineterminator="\n")
         if wanted(shards, len(table)):
             pack(partial, table["file"])
-    prompts = {job.name: job.recipe.prompt for job in jobs}
-    compared = {job.name for job in jobs if len(job.keys) > 1}
-    names = table["clip"] + "_" + table["view"].astype(str)
-    return table.assign(prompt=names.map(prompts), compared=names.isin(compared))
+    return table

@@ -6,11 +6,11 @@ python -m experiments.overrides experiments/paper.yaml
 import sys
 from pathlib import Path
 
-import yaml
+from ruamel.yaml import YAML
 
 
 def arguments(overrides: dict[str, object]) -> list[str]:
-    """The overrides ({"augment.ddim_steps": [10, 50]}) as the words that set them: ["-S", "augment.ddim_steps=[10,50]"]."""
+    """The words that set the overrides: {"augment.ddim_steps": [10, 50]} is set by -S augment.ddim_steps=[10,50]."""
     return [word for key, value in overrides.items() for word in ("-S", f"{key}={_text(value)}")]
 
 
@@ -22,7 +22,7 @@ def _text(value: object) -> str:
 
 def main() -> None:
     path = Path(sys.argv[1])
-    print("\n".join(arguments(yaml.safe_load(path.read_text(encoding="utf-8")))))
+    print("\n".join(arguments(YAML(typ="safe", pure=True).load(path))))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from evaluation.report.answer import BACKENDS, NAMES, REFERENCES
+from evaluation.systems import BACKENDS, NAMES, REFERENCES
 
 SCORE = "metrics/score.json"
 COMPARISON = "metrics/comparison.json"
@@ -22,16 +22,15 @@ Table = dict[str, dict[str, list[float]]]  # row: column: value in per cent by s
 
 
 def finished() -> dict[str, dict]:
-    """The metrics of this commit's DVC experiments: {name: {file: content, "backend": the headline's}}."""
+    """The metrics of this commit's DVC experiments: {name: {file: content}}."""
     shown = subprocess.run(["dvc", "exp", "show", "--json"], check=True, capture_output=True, text=True).stdout
     found = {}
     for commit in json.loads(shown):
         for experiment in commit["experiments"] or []:
             newest = experiment["revs"][0].get("data") or {}
-            figures = {file: one.get("data") for file, one in (newest.get("metrics") or {}).items()}
+            figures = {file: shown.get("data") for file, shown in (newest.get("metrics") or {}).items()}
             if experiment["name"] and figures.get(SCORE) and figures.get(COMPARISON):
-                backend = newest["params"]["params.yaml"]["data"]["score"]["backend"]
-                found[experiment["name"]] = figures | {"backend": backend}
+                found[experiment["name"]] = figures
     return found
 
 
@@ -54,30 +53,32 @@ def by_type(found: dict[str, dict], names: Sequence[str], seeds: Sequence[str], 
 
 
 def averages(found: dict[str, dict], names: Sequence[str], seeds: Sequence[str], tag: str) -> Table:
-    """AUC and pAUC of the headline's back-end and of the best of the others, and in the last row of the best reference.
+    """AUC and pAUC of the headline's back-end, of the best of the other back-ends, and of the best reference.
 
     Best is what has the highest mean AUC over the rows: a look at the test clips, and said so in the name.
     """
     runs = {name: runs_of(found, name, seeds, tag) for name in names}
-    every = [run for each in runs.values() for run in each]
-    headline = every[0]["backend"]
+    comparisons = [run[COMPARISON] for rows in runs.values() for run in rows]
+    headline = comparisons[0]["headline"]
 
     def best(systems: Sequence[str]) -> str:
-        return max(systems, key=lambda system: statistics.mean(run[COMPARISON][system]["auc"] for run in every))
+        present = [system for system in systems if all(system in figures for figures in comparisons)]
+        return max(present, key=lambda system: statistics.mean(figures[system]["auc"] for figures in comparisons))
 
-    def cells(those: list[dict], system: str, shown: str) -> dict[str, list[float]]:
-        return {
-            f"{figure}, {shown}": [100 * run[COMPARISON][system][figure.lower()] for run in those]
+    other, reference = best([name for name in BACKENDS if name != headline]), best(REFERENCES)
+    columns = {
+        NAMES[headline]: headline,
+        f"best other: {NAMES[other]}": other,
+        f"best reference: {NAMES[reference]}": reference,
+    }
+    return {
+        name: {
+            f"{figure}, {label}": [100 * run[COMPARISON][system][figure.lower()] for run in rows]
+            for label, system in columns.items()
             for figure in ("AUC", "pAUC")
         }
-
-    other = best([name for name in BACKENDS if name != headline])
-    reference = best([name for name in REFERENCES if all(name in run[COMPARISON] for run in every)])
-    table = {
-        name: cells(those, headline, NAMES[headline]) | cells(those, other, f"best other: {NAMES[other]}")
-        for name, those in runs.items()
+        for name, rows in runs.items()
     }
-    return table | {f"best reference: {NAMES[reference]}": cells(runs[names[0]], reference, NAMES[headline])}
 
 
 def difference(table: Table) -> dict[str, list[float]]:
@@ -106,7 +107,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("workspace", nargs="?", choices=["workspace"], help=f"show the workspace's {SCORE}")
     parser.add_argument("--figure", choices=["auc", "pauc"], default="pauc", help="per machine type")
-    parser.add_argument("--averages", action="store_true", help="of both figures instead, under two back-ends")
+    parser.add_argument(
+        "--averages",
+        action="store_true",
+        help="of the best systems, both figures",
+    )
     parser.add_argument("--experiments", nargs="+", default=[], metavar="NAME", help="without the seed at the end")
     parser.add_argument("--seeds", nargs="+", default=["0"])
     parser.add_argument("--tag", default="", help="what follows the seed in the names")
@@ -123,8 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 table = {"this run": by_type(figures, ["workspace"], ["0"], "", figure)["workspace"]}
                 print(markdown(table, f"{figure}, %"), end="\n\n")
             return
-        about = (finished(), asked.experiments, asked.seeds, asked.tag)
-        table = averages(*about) if asked.averages else by_type(*about, asked.figure)
+        chosen = (finished(), asked.experiments, asked.seeds, asked.tag)
+        table = averages(*chosen) if asked.averages else by_type(*chosen, asked.figure)
     except (ValueError, OSError) as error:
         sys.exit(f"table: {error}")
     if asked.paired:

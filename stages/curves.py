@@ -1,18 +1,21 @@
-"""The curves of a training: one TSV per loss term and the last epoch's values, as DVC plots and metrics."""
+"""The curves of a training: a TSV per term for DVC's plots, and the losses of the last epoch for its metrics."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 
+from storage.files import write_json
+
 
 @contextmanager
-def curves(folder: Path, writes: bool) -> Iterator[Callable[[dict[str, float]], None]]:
+def curves(folder: Path, losses: Sequence[str], writes: bool) -> Iterator[Callable[[dict[str, float]], None]]:
     """Yield the function that takes a row of the curves (`epoch` and the terms) and writes it at once.
 
-    `folder` gets plots/metrics/<term>.tsv with columns step (the epoch) and <term>, and metrics.json. Where `writes` is
-    false (all processes but the first) nothing is written.
+    `folder` gets plots/metrics/<term>.tsv with columns step (the epoch) and <term>, and at the end metrics.json with
+    the last values of `losses`, the terms that decide between two runs. Where `writes` is false (all processes but the
+    first) nothing is written.
     """
     if not writes:
         yield lambda row: None
@@ -21,16 +24,17 @@ def curves(folder: Path, writes: bool) -> Iterator[Callable[[dict[str, float]], 
 
     with Live(str(folder), dvcyaml=False, save_dvc_exp=False) as live:
         (folder / "plots" / "metrics").mkdir(parents=True, exist_ok=True)
-        live.make_summary()
+        last: dict[str, float] = {}
 
         def write(row: dict[str, float]) -> None:
             live.step = int(row["epoch"])
             for name, value in row.items():
                 if name != "epoch":
                     live.log_metric(name, value)
-            live.make_summary()
+            last.update(row)
 
         yield write
+    write_json(folder / "metrics.json", {name: last[name] for name in losses if name in last})
 
 
 def read_curves(folder: Path) -> pd.DataFrame:

@@ -36,7 +36,7 @@ def run(
     if augment.method == "masking":
         out.mkdir(parents=True, exist_ok=True)
         pd.DataFrame(columns=COLUMNS).to_csv(out / "manifest.csv", index=False)
-        write_json(metrics / "augment.json", {"method": "masking", "clips": 0})
+        write_json(metrics / "augment.json", {"clips": 0})
         return
     from augmentation.audioldm import FRONT_END, OUTPUTS, AudioLDM, checkpoint_identity, resolve
     from augmentation.audit import metrics as measures
@@ -69,8 +69,7 @@ def run(
     manifest = [job.row() | {"checkpoint": identity, "key": job.keys[augment.output]} for job in jobs]
     table = pd.DataFrame(manifest, columns=COLUMNS)
     audits = assemble(jobs, table, sounds, entries, augment.output, out, params.storage.shards)
-    content = {"method": "audioldm", "output": augment.output} | measures(audits, augment.output)
-    write_json(metrics / "augment.json", content)
+    write_json(metrics / "augment.json", measures(audits, augment.output))
     logging.info("%d clips are new, %d from the store %s", len(jobs) - had, had, entries.folder)
 
 

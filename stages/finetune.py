@@ -15,6 +15,8 @@ from stages.curves import curves
 from stages.params import Declared
 from stages.paths import FEATURES, FINETUNED, METRICS, PRETRAINED
 
+LOSSES = ("supervised_contrastive", "cross_entropy")
+
 
 def run(
     params: Declared,
@@ -35,7 +37,7 @@ def run(
     precision = params.finetune.precision
     checkpoints = checkpoint_folder("finetune", asdict(settings) | {"precision": precision}, [data, start])
     fabric = make_fabric(precision)
-    with curves(metrics, fabric.is_global_zero) as on_epoch:
+    with curves(metrics, LOSSES, fabric.is_global_zero) as on_epoch:
         network, identities = finetune(features, pretrained, settings, fabric, checkpoints, on_epoch)
     if fabric.is_global_zero:
         travelling = {key: front_end[key] for key in ("logmel", "mean", "std")}

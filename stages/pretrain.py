@@ -15,6 +15,8 @@ from stages.curves import curves
 from stages.params import Declared
 from stages.paths import FEATURES, METRICS, PRETRAINED
 
+LOSSES = ("contrastive", "variance_covariance", "reconstruction")
+
 
 def run(params: Declared, data: Path = FEATURES, out: Path = PRETRAINED, metrics: Path = METRICS / "pretrain") -> None:
     """Write the pretrained network into `out` and its curves into `metrics`, resuming a killed run."""
@@ -31,7 +33,7 @@ def run(params: Declared, data: Path = FEATURES, out: Path = PRETRAINED, metrics
     precision = params.pretrain.precision
     checkpoints = checkpoint_folder("pretrain", asdict(config) | asdict(settings) | {"precision": precision}, [data])
     fabric = make_fabric(precision)
-    with curves(metrics, fabric.is_global_zero) as on_epoch:
+    with curves(metrics, LOSSES, fabric.is_global_zero) as on_epoch:
         network = pretrain(features, config, settings, fabric, checkpoints, on_epoch)
     if fabric.is_global_zero:
         front_end = {"logmel": asdict(features.settings), "mean": features.mean, "std": features.std}

@@ -29,7 +29,7 @@ from storage.shards import Folder
 
 STAGES = ("download", "prompt-generation", "diffusion-augment", "logmel-feature", "pretrain", "finetune", "score")
 PUBLISHED = Path("corpora/published_dev.csv")
-FULL_SIZE = Path("experiments/paper.sh")
+FULL_SIZE = Path("experiments/paper.yaml")
 PACKAGES = ("torch", "torchaudio", "diffusers", "transformers", "scikit-learn", "numpy", "dvc")
 
 

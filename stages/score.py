@@ -61,7 +61,7 @@ def run(params: Declared, root: Path = Path()) -> None:
     write_json(root / METRICS / "score.json", _rounded(summary[score.backend]["figures"]))
     write_json(root / METRICS / "peers.json", costs)
     comparison = compare(summary)
-    write_json(root / METRICS / "comparison.json", _rounded(comparison))
+    write_json(root / METRICS / "comparison.json", {"headline": score.backend} | _rounded(comparison))
     curves = metrics.roc(table[table["split"] == "test"], score.backend)
     write_json(root / METRICS / "plots" / "roc.json", {"roc": curves.to_dict("records")})
     for name, row in comparison.items():

@@ -5,26 +5,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from evaluation import metrics
-
-NAMES = {
-    "negative_log_probability": "−log p (the paper's)",
-    "nearest_neighbour": "nearest neighbour",
-    "mahalanobis": "Mahalanobis",
-    "gaussian_mixture": "Gaussian mixture",
-    "rms": "level alone",
-    "logmel_nearest_neighbour": "log-mel neighbour",
-    "logmel_mahalanobis": "log-mel Mahalanobis",
-    "autoencoder": "autoencoder",
-    "mobilenetv2": "MobileNetV2",
-    "stgram_mfn": "STgram-MFN",
-    "aadcl": "AADCL",
-    "gmade": "GMADE",
-    "glow_aff": "Glow_Aff",
-    "subcluster_adacos": "sub-cluster AdaCos",
-}
-BACKENDS = list(NAMES)[:4]
-REFERENCES = list(NAMES)[4:8]  # the simple methods; a run may lack the last, the autoencoder
-PEERS = list(NAMES)[7:]  # a run has those of score.peers
+from evaluation.systems import NAMES, REFERENCES
 
 
 @dataclass(frozen=True)

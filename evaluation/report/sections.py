@@ -6,14 +6,16 @@ from sklearn.manifold import TSNE
 
 from audio.clips import read_clip
 from audio.manifest import CONDITIONS
+from augmentation.noises import family_of
 from detection.reconstruction import reconstruct, reconstruction_error
 from evaluation import metrics
 from evaluation.report import plots
-from evaluation.report.answer import BACKENDS, NAMES, PEERS, Machines, by_machine, by_type, details, sentence
+from evaluation.report.answer import Machines, by_machine, by_type, details, sentence
 from evaluation.report.decisions import decisions
 from evaluation.report.published import TYPES, is_dcase2020, table4
 from evaluation.report.run import Run
 from evaluation.report.sound import Picture, audible_gain, in_words, picture, player, salient
+from evaluation.systems import BACKENDS, NAMES, PEERS
 from model.batches import mask_time_and_frequency
 
 REPEATS = 12  # random masks of a clip whose surprising places are shown
@@ -262,6 +264,7 @@ def audited(run: Run) -> dict | None:
         run.audit["file"].isin(run.augmentations["clip"] + "_" + run.augmentations["view"].astype(str) + ".flac")
     ]
     flagged = used[used[list(FLAGS)].any(axis=1)]
+    prompts = run.prompts.set_index("id")["text"].to_dict()
     return {
         "clips": len(used),
         "correlation": used["correlation"].mean(),
@@ -273,8 +276,18 @@ def audited(run: Run) -> dict | None:
             | own[["correlation", "distance_db", "centroid_shift_hz"]].mean().to_dict()
             for name, own in run.audit[run.audit.duplicated(["clip", "view"], keep=False)].groupby("output")
         ],
+        "families": [
+            {"name": name, "clips": len(rows), "lost": int(rows["lost"].sum())}
+            | rows[["correlation", "distance_db", "centroid_shift_hz"]].mean().to_dict()
+            for name, rows in used.groupby(used["prompt_id"].map(prompts).map(_family))
+        ],
         "flagged": flagged["file"].head(MOST_FLAGGED).tolist(),
     }
+
+
+def _family(prompt: object) -> str:
+    """The family of noise that a prompt asks for; "other" too where the prompt is no longer in the list."""
+    return (family_of(prompt) if isinstance(prompt, str) else None) or "other"
 
 
 def maps(run: Run) -> dict:

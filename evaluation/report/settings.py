@@ -1,29 +1,27 @@
 """The params as the report shows them: with their meaning, the paper's value, and that of the full-size run."""
 
-import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
-
-_OVERRIDE = re.compile(r"(?:^|\s)-S\s+'?([\w.]+)=([^'\s]+)'?")
-_COMMENT = re.compile(r"^(\s*)([\w]+):(?:[^#\"]|\"[^\"]*\")*(?:#\s*(.*))?$")
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
 
 
 def settings(params: object, keys: list[str], described: Path, full_size: Path) -> list[dict]:
     """A row per param of `keys` and the groups in it: key, value, meaning, paper (what it says), full, differs.
 
-    `described` is params.yaml, whose comments say `meaning; paper: value`. `full_size` is the script of the full-size
-    run: `differs` says that it sets the key to another value than this run, `full` is that value.
+    `described` is params.yaml, where the comment after a value says `meaning; paper: value`. `full_size` holds the
+    overrides of the full-size run ({key: value}): `full` is its value of the key, `differs` says that this run has
+    another one.
     """
-    comments, overrides = _comments(described), full_size_overrides(full_size)
+    comments = _comments(YAML().load(described))
+    overrides = YAML(typ="safe", pure=True).load(full_size)  # YAML 1.2, as DVC reads params: 1e-4 is a number
     rows = []
     for key, value in _flat({key: getattr(params, key) for key in keys}):
         meaning, _, paper = comments.get(key, "").partition("paper: ")
         full = overrides.get(key)
-        # a value that the script finds out when it starts cannot be compared
-        differs = key in overrides and not str(full).startswith("$") and full != _plain(value)
         rows.append(
             {
                 "key": key,
@@ -31,30 +29,25 @@ def settings(params: object, keys: list[str], described: Path, full_size: Path) 
                 "meaning": meaning.rstrip("; "),
                 "paper": paper,
                 "full": _text(full) if key in overrides else "",
-                "differs": differs,
+                "differs": key in overrides and full != (list(value) if isinstance(value, tuple) else value),
             }
         )
     return rows
 
 
-def full_size_overrides(script: Path) -> dict[str, Any]:
-    """The `-S key=value` of a script of `dvc exp run` lines, as YAML values."""
-    lines = script.read_text(encoding="utf-8").splitlines()
-    found = _OVERRIDE.findall("\n".join(line for line in lines if not line.startswith("#")).replace('"', ""))
-    return {key: _plain(_number(yaml.safe_load(value))) for key, value in found}
-
-
-def _comments(path: Path) -> dict[str, str]:
-    group, found = "", {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if match := _COMMENT.match(line):
-            indent, key, comment = match.groups()
-            group = group if indent else key
-            found[f"{group}.{key}" if indent else key] = comment or ""
+def _comments(group: CommentedMap, prefix: str = "") -> dict[str, str]:
+    """The comment that stands after each value: {"pretrain.epochs": "passes over the training normals"}."""
+    found = {}
+    for key, value in group.items():
+        if isinstance(value, Mapping):
+            found |= _comments(value, f"{prefix}{key}.")
+        elif key in group.ca.items:
+            after = group.ca.items[key][2].value  # with the comments and empty lines that follow it
+            found[f"{prefix}{key}"] = after.splitlines()[0].removeprefix("#").strip()
     return found
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     rows = []
     for key, value in values.items():
         if isinstance(value, BaseModel):
@@ -62,18 +55,6 @@ def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
         else:
             rows.append((f"{prefix}{key}", value))
     return rows
-
-
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads 1e-4 as text."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _text(value: Any) -> str:

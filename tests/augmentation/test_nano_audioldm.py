@@ -14,8 +14,9 @@ from audio.logmel import audioldm_log_mel
 from augmentation.nano_audioldm import architecture, train
 from augmentation.nano_audioldm.captions import caption
 from augmentation.nano_audioldm.evaluate import CHECKPOINT, HIGH, LOW, centroid, comb, log_mel_error, round_trip
-from augmentation.nano_audioldm.families import FAMILIES, family_of
+from augmentation.nano_audioldm.families import FAMILIES
 from augmentation.nano_audioldm.synthesis import draw_addition, draw_clip, family_sound, noise_floor
+from augmentation.noises import family_of
 from augmentation.prompts import read_bank
 from model.checkpoints import load_state
 from tests.conftest import ROOT

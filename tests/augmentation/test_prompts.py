@@ -8,7 +8,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from augmentation.nano_audioldm.families import FAMILIES, family_of
+from augmentation.nano_audioldm.families import FAMILIES
+from augmentation.noises import family_of
 from augmentation.prompts import (
     EXAMPLES,
     FORM,

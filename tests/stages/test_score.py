@@ -69,6 +69,7 @@ def test_metrics_are_those_of_the_table_and_have_the_agreed_shape(scored):
     expected = roc_auc_score(own["condition"] == "anomaly", own["negative_log_probability"])
     assert figures["pump"]["id_00"]["auc"] == pytest.approx(expected, abs=1e-5)
     comparison = json.loads((scored / "metrics" / "comparison.json").read_text())
+    assert comparison.pop("headline") == "negative_log_probability"
     assert list(comparison) == SYSTEMS
     for row in comparison.values():
         assert row["auc_low"] <= row["auc"] <= row["auc_high"]
