@@ -171,11 +171,14 @@ class Endpoint:
 
     BATCH = 10  # prompts asked for at once
 
-    def __init__(self, base_url: str, model: str, timeout: float = 120.0, attempts: int = 6, wait: float = 1.0):
-        """`timeout` (s) is that of one request; a failed one is repeated after `wait`, 2 `wait`, 4 `wait` … seconds."""
-        self.url = f"{base_url.rstrip('/')}/chat/completions"
-        self.model, self.timeout, self.attempts, self.wait = model, timeout, attempts, wait
-        self.json_mode = True
+    def __init__(self, base_url: str, model: str, timeout: float = 120.0, retries: int = 5):
+        """`timeout` (s) is that of a request; one that fails is repeated up to `retries` times, after longer waits."""
+        import openai  # here: it takes a second
+
+        key = os.environ.get("OPENAI_API_KEY", "")
+        self.client = openai.OpenAI(api_key=key or "none", base_url=base_url, timeout=timeout, max_retries=retries)
+        self.headers = {} if key else {"Authorization": openai.Omit()}
+        self.base_url, self.model, self.json_mode = base_url, model, True
 
     def candidates(self, factories: list[str], count: int, seed: int, prompts: Prompts) -> Iterator[Candidate]:
         """Ask for each kind of factory in turn, for at most four times as many prompts as are wanted."""
@@ -192,61 +195,40 @@ class Endpoint:
             yield from (Candidate(tidy(text)) for text in texts)
 
     def _ask(self, content: str, seed: int) -> str:
-        import requests
-        from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+        import openai
 
-        retries = Retrying(
-            retry=retry_if_exception_type((requests.ConnectionError, requests.Timeout, _BusyError)),
-            wait=wait_exponential_jitter(initial=self.wait, max=60 * self.wait, jitter=self.wait),
-            stop=stop_after_attempt(self.attempts),
-            before_sleep=lambda state: log.warning(
-                "%s: %s; attempt %d of %d follows in %.0f s",
-                self.url, _reason(state.outcome.exception()),
-                state.attempt_number + 1, self.attempts, state.next_action.sleep,
-            ),
-        )  # fmt: skip
         try:
-            return retries(self._post, content, seed)
-        except RetryError as error:
-            reason = _reason(error.last_attempt.exception())
-            raise ValueError(
-                f"{self.url} did not answer in {self.attempts} attempts ({reason}): see prompts.base_url"
-            ) from None
-
-    def _post(self, content: str, seed: int) -> str:
-        import requests
-
-        key = os.environ.get("OPENAI_API_KEY")
-        body = {"model": self.model, "messages": [{"role": "user", "content": content}], "seed": seed}
-        response = requests.post(
-            self.url,
-            json=body | ({"response_format": {"type": "json_object"}} if self.json_mode else {}),
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=self.timeout,
-        )
-        if response.status_code == 400 and self.json_mode:
-            self.json_mode = False  # some servers do not know the option; the request asks for JSON anyway
-            return self._post(content, seed)
-        if response.status_code == 429 or response.status_code >= 500:
-            raise _BusyError(f"status {response.status_code}")
-        if response.status_code in (401, 403):
-            raise ValueError(f"{self.url} refuses the key (status {response.status_code}): set OPENAI_API_KEY")
-        if response.status_code != 200:
-            raise ValueError(
-                f"{self.url} answers with status {response.status_code}: see prompts.base_url and prompts.model"
+            answer = self.client.chat.completions.create(
+                model=self.model,
+                messages=[{"role": "user", "content": content}],
+                seed=seed,
+                response_format={"type": "json_object"} if self.json_mode else openai.omit,
+                extra_headers=self.headers,
             )
+        except openai.BadRequestError as error:
+            if not self.json_mode:
+                raise ValueError(f"{self.base_url} refuses the request: {_one_line(error)}") from None
+            self.json_mode = False  # some servers do not know the option; the request asks for JSON anyway
+            return self._ask(content, seed)
+        except openai.APIConnectionError as error:
+            raise ValueError(f"{self.base_url} does not answer ({_one_line(error)}): see prompts.base_url") from None
+        except openai.APIStatusError as error:
+            status = error.status_code
+            if status in (401, 403):
+                raise ValueError(f"{self.base_url} refuses the key (status {status}): set OPENAI_API_KEY") from None
+            if status == 429 or status >= 500:
+                raise ValueError(f"{self.base_url} is busy (status {status}): try again later") from None
+            raise ValueError(
+                f"{self.base_url} answers with status {status}: see prompts.base_url and prompts.model"
+            ) from None
         try:
-            return str(response.json()["choices"][0]["message"]["content"])
-        except (ValueError, LookupError, TypeError):
-            return response.text
+            return str(answer.choices[0].message.content)
+        except (AttributeError, LookupError, TypeError):  # not what a chat endpoint answers with
+            return str(answer)
 
 
-class _BusyError(Exception):
-    """The endpoint wants to be asked later."""
-
-
-def _reason(error: BaseException | None) -> str:
-    return str(error) if isinstance(error, _BusyError) else type(error).__name__  # requests' own text is pages long
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _texts(answer: str) -> list[str]:
@@ -284,7 +266,7 @@ class LocalModel:
             self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         except Exception as error:  # what a library raises on a damaged folder is its own affair
-            raise ValueError(f"{folder} cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+            raise ValueError(f"{folder} cannot be loaded: {_one_line(error)}") from None
         self.model = model.to(device).eval()
 
     def candidates(self, factories: list[str], count: int, seed: int, prompts: Prompts) -> Iterator[Candidate]:

@@ -1,31 +1,15 @@
 """The losses, equations (2)-(7) and (9) of the paper, as plain functions on tensors.
 
-Each returns a scalar and is computed in float32 (float64 for float64 input), also under bf16 autocast. B is the
-batch, N the tokens of a clip, P the pixels of a patch, D the dimensions of an embedding.
+Each returns a scalar, computed in the precision of its input. That is float32 in bf16-mixed training too: what Fabric's
+networks return is float32, and their autocast ends with their forward pass. B is the batch, N the tokens of a clip, P
+the pixels of a patch, D the dimensions of an embedding.
 """
-
-import functools
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def _in_float32(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    @functools.wraps(loss)
-    def wrapped(first: Tensor, *arguments, **named) -> Tensor:
-        def widen(value):
-            wide = isinstance(value, Tensor) and value.is_floating_point()
-            return value.to(torch.promote_types(value.dtype, torch.float32)) if wide else value
-
-        with torch.autocast(first.device.type, enabled=False):
-            return loss(widen(first), *map(widen, arguments), **{name: widen(value) for name, value in named.items()})
-
-    return wrapped
-
-
-@_in_float32
 def reconstruction_loss(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Eq. (2): squared error, mean over the pixels of a patch, then mean over the masked patches.
 
@@ -41,7 +25,6 @@ def standardise_patches(patches: Tensor, eps: float = 1e-6) -> Tensor:
     return (patches - mean) / (variance + eps).sqrt()
 
 
-@_in_float32
 def info_nce(
     z_a: Tensor, z_aug: Tensor, temperature: float, symmetric: bool = False, negatives: str = "cross"
 ) -> Tensor:
@@ -68,7 +51,6 @@ def info_nce(
     return one_direction(a, aug)
 
 
-@_in_float32
 def variance_loss(z: Tensor) -> Tensor:
     """Eq. (4): how far each dimension's standard deviation over the batch (B, D) stays below 1, mean over dimensions.
 
@@ -79,7 +61,6 @@ def variance_loss(z: Tensor) -> Tensor:
     return F.relu(1 - (z.var(dim=0) + 1e-4).sqrt()).mean()
 
 
-@_in_float32
 def covariance_loss(z: Tensor) -> Tensor:
     """Eqs. (5)-(6): squared off-diagonal entries of the covariance of z (B, D), summed and divided by D."""
     _needs_two(z)
@@ -89,7 +70,6 @@ def covariance_loss(z: Tensor) -> Tensor:
     return off_diagonal.square().sum() / z.shape[1]  # (6)
 
 
-@_in_float32
 def covariance_floor(z: Tensor) -> Tensor:
     """What `covariance_loss` is expected to show of independent dimensions with the variances of z (B, D).
 
@@ -105,7 +85,6 @@ def vcr_loss(z: Tensor) -> Tensor:
     return (variance_loss(z) + covariance_loss(z)) / 2
 
 
-@_in_float32
 def supervised_contrastive_loss(z: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """Eq. (9): draws clips of one identity together; L2-normalises z (B, D), labels are (B,).
 

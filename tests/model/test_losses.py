@@ -6,6 +6,7 @@ import pytest
 import torch
 from lightly.loss.vicreg_loss import covariance_loss as lightly_covariance
 from lightly.loss.vicreg_loss import variance_loss as lightly_variance
+from lightning_fabric import Fabric
 from pytorch_metric_learning.losses import NTXentLoss, SupConLoss
 from torch.nn import functional as F
 
@@ -19,6 +20,8 @@ from model.losses import (
     variance_loss,
     vcr_loss,
 )
+from model.network import RCMAE
+from tests.model.tiny_training import CONFIG
 
 TAU = 0.05
 SHAPES = [(2, 3), (2, 512), (7, 5), (32, 64)]
@@ -196,26 +199,17 @@ def test_standardised_patches_have_mean_0_and_variance_1():
     assert (standardise_patches(torch.full((1, 1, 80), 3.0)) == 0).all()
 
 
-def test_losses_stay_in_float32_under_autocast():
-    z, other = embeddings((16, 32), 1), embeddings((16, 32), 2)
-    labels = torch.arange(16) % 4
-    losses = [
-        lambda: info_nce(z, other, TAU),
-        lambda: supervised_contrastive_loss(z, labels, TAU),
-        lambda: variance_loss(z),
-        lambda: covariance_loss(z),
-        lambda: vcr_loss(z),
-        lambda: reconstruction_loss(z[None], other[None], torch.ones(1, 16)),
-    ]
-    for loss in losses:
-        outside = loss()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            inside = loss()
-        assert inside.dtype == torch.float32
-        assert torch.equal(inside, outside)
-    half = info_nce(z.bfloat16(), other.bfloat16(), TAU)
-    assert half.dtype == torch.float32
-    assert torch.equal(half, info_nce(z.bfloat16().float(), other.bfloat16().float(), TAU))
+def test_in_bf16_training_the_losses_get_float32_and_no_autocast():
+    network = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed").setup_module(RCMAE(CONFIG))
+    projected = []
+    network.module.projection.register_forward_hook(lambda module, inputs, output: projected.append(output.dtype))
+    patches = torch.randn(2, CONFIG.tokens, CONFIG.patch_mels * CONFIG.patch_frames)
+    visible = torch.arange(6).expand(2, -1)
+    original, augmented = network(patches, visible, patches, visible, True)
+    assert projected == [torch.bfloat16]
+    assert {output.dtype for output in (*original, *augmented)} == {torch.float32}
+    assert not torch.is_autocast_enabled("cpu")
+    assert info_nce(original.projection, augmented.projection, TAU).dtype == torch.float32
 
 
 def test_gradients_agree_with_finite_differences():
