@@ -37,9 +37,9 @@ def settings(params: object, keys: list[str], described: Path, full_size: Path) 
 
 def _comments(group: CommentedMap, prefix: str = "") -> dict[str, str]:
     """The comment that stands after each value: {"pretrain.epochs": "passes over the training normals"}."""
-    found = {}
+    found: dict[str, str] = {}
     for key, value in group.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, CommentedMap):
             found |= _comments(value, f"{prefix}{key}.")
         elif key in group.ca.items:
             after = group.ca.items[key][2].value  # with the comments and empty lines that follow it
