@@ -14,6 +14,7 @@ from model.checkpoints import load_model
 from model.network import RCMAE
 from stages.checkpoints import checkpoint_folder
 from stages.curves import read_curves
+from stages.dependencies import PACKAGES
 from stages.params import load
 from tests.conftest import ROOT
 from tests.model.tiny_training import write_features
@@ -117,7 +118,7 @@ def test_the_fingerprint_covers_settings_data_and_code(project, monkeypatch):
         file.seek(-1, os.SEEK_END)
         file.write(b"\x01")
     folders.append(checkpoint_folder("pretrain", settings, [data]))
-    for name in ("dvc.yaml", "audio", "model", "stages"):
+    for name in ("dvc.yaml", *PACKAGES):
         (project / "copy" / name).parent.mkdir(exist_ok=True)
         subprocess.run(["cp", "-r", str(ROOT / name), str(project / "copy")], check=True)
     (project / "copy/model/losses.py").write_text("# another version")
