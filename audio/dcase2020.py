@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import re
 import shutil
 import stat
 from collections import defaultdict
@@ -9,13 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from zipfile import BadZipFile, ZipFile
 
-import pandas as pd
 import requests
 from filelock import FileLock
 from tenacity import Retrying, before_sleep_log, retry_if_exception, stop_after_attempt, wait_exponential
 from tqdm import tqdm
 
-COLUMNS = ["subset", "machine_type", "zenodo_record", "file", "md5"]
+from storage.tables import read_table
+
+ALLOWED = {  # columns of the table of archives, and what may stand in them
+    "subset": ("dev|additional|eval", "dev, additional and eval"),
+    "machine_type": (r"[^/\\\0]+", "names without / and \\"),
+    "zenodo_record": ("[0-9]+", "the digits 0 to 9"),
+    "file": (r"[A-Za-z0-9_][A-Za-z0-9._-]*", "names of files without folders"),
+    "md5": ("[0-9a-f]{32}", "32 digits 0 to 9 and a to f"),
+}
 ATTEMPTS = 8  # at one archive; each goes on where the one before broke off
 TIMEOUT = (10, 60)  # seconds to connect, and between two packets
 CHUNK = 2**16  # bytes
@@ -44,12 +52,20 @@ class Archive:
 
 
 def read_archives(path: Path) -> list[Archive]:
-    """The table of archives at `path`."""
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    if missing := set(COLUMNS) - set(table.columns):
-        hint = "; for a folder of recordings give the folder" if "machine_id" in table.columns else ""
-        raise ValueError(f"{path} is no table of archives: it has no column {', '.join(sorted(missing))}{hint}")
-    return [Archive(**row) for row in table[COLUMNS].to_dict("records")]
+    """The table of archives at `path`. Raises ValueError naming the line of what is wrong."""
+    try:
+        rows = read_table(path, ALLOWED)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} (it must be a table of archives; for a folder of recordings give the folder)"
+        ) from None
+    archives = []
+    for row in rows:
+        for column, (pattern, allowed) in ALLOWED.items():
+            if not re.fullmatch(pattern, row[column]):
+                raise row.wrong(column, f"{row[column]!r}", f"allowed are {allowed}")
+        archives.append(Archive(**{column: row[column] for column in ALLOWED}))
+    return archives
 
 
 def fetch(archives: list[Archive], cache: Path, source: str, unpack_to: Path, patience: float = 1.0) -> list[Path]:

@@ -5,7 +5,6 @@
 Whoever writes them, all prompts pass the same checks, and what is refused is kept with its reason.
 """
 
-import csv
 import hashlib
 import itertools
 import json
@@ -17,6 +16,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from storage.tables import read_table
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ _HUMAN = re.compile(
     r"\b(speech|speak\w*|voices?|vocals?|talk\w*|shout\w*|whisper\w*|conversations?|announcements?|laugh\w*|"
     r"music\w*|songs?|sing|singing|melod\w+|radio|orchestra\w*|guitar\w*|piano|violin\w*|choir)\b"
 )
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SCAFFOLD = {
     *("add", "produced", "created", "generated", "made", "by", "a", "an", "the", "and"),
     *("of", "in", "on", "to", "as", "they", "it", "its", "their"),
@@ -138,9 +140,18 @@ def _content(text: str) -> frozenset[str]:
 
 
 def read_bank(path: Path) -> list[Candidate]:
-    """The written bank: a CSV with the columns id, factory, text."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return [Candidate(row["text"], row["id"]) for row in csv.DictReader(file)]
+    """The written bank: a table with the columns id and text. Raises ValueError naming the line of what is wrong."""
+    found: dict[str, Candidate] = {}
+    for row in read_table(path, ["id", "text"]):
+        name = row["id"]
+        if not _ID.fullmatch(name):
+            raise row.wrong("id", f"{name!r}", "1 to 64 letters a to z, digits 0 to 9 and . - _ are allowed")
+        if name in found:
+            raise row.wrong("id", f"{name!r} stands twice", "each prompt needs an id that no other has")
+        if not row["text"]:
+            raise row.wrong("text", "is empty", "a prompt is needed")
+        found[name] = Candidate(row["text"], name)
+    return list(found.values())
 
 
 def from_bank(bank: list[Candidate], seed: int) -> Iterator[Candidate]:

@@ -382,5 +382,23 @@ def test_the_table_that_ships_lists_the_18_archives_of_2020():
 
 def test_a_table_of_something_else_is_refused(tmp_path):
     (tmp_path / "clips.csv").write_text("file,machine_type,machine_id\n")
-    with pytest.raises(ValueError, match=r"clips\.csv is no table of archives.*give the folder"):
+    with pytest.raises(ValueError, match=r"clips\.csv, line 1: no column subset, zenodo_record, md5.*give the folder"):
         read_archives(tmp_path / "clips.csv")
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (
+            "dev;fan;1;../../a.zip;" + 32 * "0",
+            r"line 2, column file: '\.\./\.\./a\.zip'; allowed are names of files with",
+        ),
+        ("dev;fan;1;a.zip;abc", "line 2, column md5: 'abc'; allowed are 32 digits 0 to 9 and a to f"),
+        ("dev;fan;\u0661;a.zip;" + 32 * "0", "line 2, column zenodo_record: '\u0661'; allowed are the digits 0 to 9"),
+        ("test;fan;1;a.zip;" + 32 * "0", "line 2, column subset: 'test'; allowed are dev, additional and eval"),
+    ],
+)
+def test_a_wrong_cell_is_named_with_its_line(tmp_path, cells, message):
+    (tmp_path / "list.csv").write_text(f"subset;machine_type;zenodo_record;file;md5\n{cells}\n", encoding="utf-8-sig")
+    with pytest.raises(ValueError, match=r"list\.csv, " + message):
+        read_archives(tmp_path / "list.csv")

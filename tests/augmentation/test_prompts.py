@@ -49,6 +49,26 @@ class TestBank:
         assert prompts.refused == []
         assert prompts.complete
 
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("id,factory\na,b\n", "line 1: no column text; it has id, factory"),
+            ("id,text\na-1,x\na-1,y\n", "line 3, column id: 'a-1' stands twice; each prompt needs an id that no other"),
+            ("id,text\na-\u0661,x\n", "line 2, column id: 'a-\u0661'; 1 to 64 letters a to z, digits 0 to 9 and"),
+            ("id,text\na-1,\n", "line 2, column text: is empty; a prompt is needed"),
+            ("id,text\na-1\n", "line 2: 1 cells for 2 columns; none may be left out"),
+        ],
+    )
+    def test_what_is_wrong_with_a_bank_is_named_with_its_line(self, tmp_path, text, message):
+        (tmp_path / "bank.csv").write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError, match=rf"bank\.csv, {message}"):
+            read_bank(tmp_path / "bank.csv")
+
+    def test_a_bank_that_a_spreadsheet_saved(self, tmp_path):
+        rows = "".join(f"{one.id};{one.text}\r\n" for one in BANK)
+        (tmp_path / "bank.csv").write_text(f"ID;Text\r\n{rows}", encoding="utf-8-sig", newline="")
+        assert read_bank(tmp_path / "bank.csv") == BANK
+
     def test_every_prompt_is_of_a_family_that_the_small_checkpoint_knows(self):
         families = Counter(family_of(one.text) for one in BANK)
         assert set(families) == set(FAMILIES)
