@@ -247,7 +247,7 @@ def _texts(answer: str) -> list[str]:
     answer = re.sub(r"^\s*```(?:json)?\s*|\s*```\s*$", "", answer)
     try:
         content = json.loads(answer)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         raise ValueError("no JSON") from None
     texts = content.get("prompts") if isinstance(content, dict) else content
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):

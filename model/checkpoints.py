@@ -140,7 +140,7 @@ def read_json(path: Path) -> dict:
     """The JSON object in the file `path`. Raises ValueError, naming it, when it is none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} is damaged: not a JSON object")

@@ -1,5 +1,6 @@
 """Bring the corpus to data/raw: synthetic machines, the DCASE 2020 archives, or one's own recordings."""
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -15,12 +16,17 @@ from audio.recordings import Refusal
 from audio.splitting import check_corpus, check_types
 from audio.synthetic.clips import synthesise
 from audio.synthetic.description import ClipSpec, Machines, read_description
+from audio.synthetic.signals import SECONDS
 from stages.command import main
 from stages.params import Corpus, Declared
 from stages.paths import RAW
 from storage.files import whole_folder
 from storage.shards import pack, wanted
 from storage.store import store_folder
+
+CLIP_BYTES = 200_000  # of a simulated clip as FLAC
+
+log = logging.getLogger(__name__)
 
 
 def synthetic(corpus: Corpus, out: Path) -> list[dict]:
@@ -36,6 +42,8 @@ def synthetic(corpus: Corpus, out: Path) -> list[dict]:
     check_corpus(
         ((spec.machine_type, spec.machine_id, spec.split, spec.condition) for spec in specs), Path(corpus.path)
     )
+    hours, size = len(specs) * SECONDS / 3600, len(specs) * CLIP_BYTES / 1e9
+    log.info("simulating %d clips: %.1f h of sound, about %.1f GB", len(specs), hours, size)
     jobs = (delayed(_write)(spec, machines, out) for spec in specs)
     rows = Parallel(n_jobs=-1, return_as="generator", batch_size=8)(jobs)
     return list(tqdm(rows, total=len(specs), disable=None, unit="clip"))

@@ -5,6 +5,7 @@ its entry in dvc.yaml declares: DVC would take a result that depends on an undec
 changes, and an ablation over it would compare a result with itself.
 """
 
+import reprlib
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -13,16 +14,25 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from storage.files import read_yaml
+
 # Whole numbers and switches are strict ("3" or true is no 3). Numbers are not: YAML 1.1 reads 1e-4 as a string.
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# What is above the bounds would fill the memory or take for ever.
+Weight = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+Temperature = Annotated[float, Field(ge=0.001, le=100)]
 Share = Annotated[float, Field(gt=0, lt=1)]
-Whole = Annotated[int, Field(ge=0, strict=True)]
-Count = Annotated[int, Field(ge=1, strict=True)]
-BatchSize = Annotated[int, Field(ge=2, strict=True)]
+Whole = Annotated[int, Field(ge=0, le=1_000_000, strict=True)]
+Count = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
+Few = Annotated[int, Field(ge=1, le=100, strict=True)]
+Size = Annotated[int, Field(ge=1, le=4096, strict=True)]
+Samples = Annotated[int, Field(ge=1, le=65_536, strict=True)]
+BatchSize = Annotated[int, Field(ge=2, le=65_536, strict=True)]
 Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
 Switch = Annotated[bool, Field(strict=True)]
 Precision = Literal["auto", "bf16-mixed", "32-true"]
+MOST_TOKENS = 8192  # patches of a network input
 
 
 def _ascending(pair: tuple) -> tuple:
@@ -50,7 +60,7 @@ class Corpus(Group):
     types: list[str]
     subsets: Annotated[list[Literal["dev", "additional"]], Field(min_length=1)]
     source: str
-    channel: Whole
+    channel: Annotated[int, Field(ge=0, lt=1024, strict=True)]
     on_bad_clip: Literal["error", "skip"]
     split_seed: Seed
     calibration_share: Annotated[float, Field(ge=0, le=0.5)]
@@ -78,11 +88,11 @@ class Augment(Group):
     revision: str
     ddim_steps: Annotated[tuple[Count, Annotated[int, Field(le=1000, strict=True)]], AfterValidator(_ascending)]
     t0: Annotated[float, Field(gt=0, le=1)]
-    guidance_scale: Annotated[float, Field(ge=1)]
+    guidance_scale: Annotated[float, Field(ge=1, le=100)]
     eta: Annotated[float, Field(ge=0, le=1)]
-    views_per_clip: Count
+    views_per_clip: Few
     output: Literal["vocoder", "source_phase"]
-    batch_size: Count
+    batch_size: Size
     seed: Seed
 
     @model_validator(mode="after")
@@ -96,10 +106,10 @@ class Augment(Group):
 
 
 class LogMel(Group):
-    sample_rate: Annotated[int, Field(ge=8000, strict=True)]
-    n_fft: Annotated[int, Field(ge=64, strict=True)]
-    hop_length: Count
-    n_mels: Count
+    sample_rate: Annotated[int, Field(ge=8000, le=192_000, strict=True)]
+    n_fft: Annotated[int, Field(ge=64, le=65_536, strict=True)]
+    hop_length: Samples
+    n_mels: Size
     f_min: Annotated[float, Field(ge=0)]
     f_max: Positive
     amin: Positive
@@ -115,16 +125,16 @@ class LogMel(Group):
 
 
 class Model(Group):
-    frames: Count
-    patch_mels: Count
-    patch_frames: Count
-    width: Count
-    depth: Count
-    heads: Count
-    decoder_width: Count
-    decoder_depth: Count
-    decoder_heads: Count
-    projection: Annotated[int, Field(ge=2, strict=True)]
+    frames: Samples
+    patch_mels: Size
+    patch_frames: Size
+    width: Size
+    depth: Few
+    heads: Few
+    decoder_width: Size
+    decoder_depth: Few
+    decoder_heads: Few
+    projection: Annotated[int, Field(ge=2, le=65_536, strict=True)]
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> "Model":
@@ -141,8 +151,8 @@ class Model(Group):
 class Pretrain(Group):
     epochs: Whole
     batch_size: BatchSize
-    learning_rate: Positive
-    temperature: Positive
+    learning_rate: LearningRate
+    temperature: Temperature
     mask_ratio: Annotated[tuple[Share, Share], AfterValidator(_ascending)]
     norm_pix_loss: Switch
     mae_views: Literal["original", "both"]
@@ -156,26 +166,26 @@ class Pretrain(Group):
 class Finetune(Group):
     epochs: Count
     batch_size: BatchSize
-    learning_rate: Positive
-    temperature: Positive
+    learning_rate: LearningRate
+    temperature: Temperature
     precision: Precision
 
 
 class Score(Group):
     backend: Literal["negative_log_probability", "nearest_neighbour", "mahalanobis", "gaussian_mixture"]
     neighbours: Count
-    components: Count
-    window_hop: Count
+    components: Few
+    window_hop: Samples
     threshold_quantile: Share
-    bootstrap: Annotated[int, Field(ge=100, strict=True)]
+    bootstrap: Annotated[int, Field(ge=100, le=100_000, strict=True)]
     peers: list[Literal["autoencoder", "mobilenetv2", "stgram_mfn", "gmade"]]
     autoencoder_epochs: Count
     autoencoder_vectors: Count
     mobilenetv2_epochs: Count
-    mobilenetv2_learning_rate: Positive
+    mobilenetv2_learning_rate: LearningRate
     stgram_mfn_epochs: Count
     stgram_mfn_seconds: Positive
-    stgram_mfn_learning_rate: Positive
+    stgram_mfn_learning_rate: LearningRate
     gmade_epochs: Count
     gmade_vectors: Count
 
@@ -209,6 +219,12 @@ class Params(Group):
             raise ValueError(
                 f"logmel.n_mels {self.logmel.n_mels} must be a multiple of model.patch_mels {self.model.patch_mels}"
             )
+        tokens = self.logmel.n_mels // self.model.patch_mels * (self.model.frames // self.model.patch_frames)
+        if tokens > MOST_TOKENS:
+            raise ValueError(
+                f"logmel.n_mels, model.frames and the patches make {tokens} tokens of an input, at most {MOST_TOKENS} "
+                f"are allowed: their memory grows with the square"
+            )
         if self.lambda_con == self.lambda_vcr == self.lambda_mae == 0:
             raise ValueError("lambda_con, lambda_vcr and lambda_mae are all 0: at least one must be positive")
         if self.lambda_scl == self.lambda_ce == 0:
@@ -222,13 +238,11 @@ def read(path: Path, changes: dict[str, Any] | None = None) -> Params:
     Raises ValueError naming each mistake: key, value, what is allowed.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path)
         for key, value in (changes or {}).items():
             *groups, name = key.split(".")
             reduce(getitem, groups, values)[name] = value
         return Params.model_validate(values)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
         raise ValueError("; ".join(_mistake(path, one) for one in error.errors())) from None
 
@@ -243,7 +257,7 @@ def _mistake(path: Path, error: Any) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if isinstance(error["input"], dict):  # a rule between several keys, whose message names them
         return f"{path}: {key}: {message}" if key else f"{path}: {message}"
-    return f"{path}: {key} is {error['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"{path}: {key} is {reprlib.repr(error['input'])}: {message[0].lower()}{message[1:]}"
 
 
 class Declared:

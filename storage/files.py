@@ -8,7 +8,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Literal, Protocol
+from typing import IO, Any, Literal, Protocol
+
+import yaml
 
 
 class Readable(Protocol):
@@ -57,3 +59,13 @@ def sha256(file: Readable) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of the YAML file `path`. Raises ValueError, one line that names it, when it is none."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a number or date that is none
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())[:300]}") from None
+    except RecursionError:
+        raise ValueError(f"{path} is not YAML that can be read: its values are nested too deeply") from None

@@ -1,15 +1,18 @@
 """The description of simulated machines, checked: which there are, how they sound, what may be wrong with them."""
 
+import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from audio.manifest import clip_name
 from audio.synthetic.signals import SAMPLE_RATE, SECONDS
+from storage.files import read_yaml
+
+MOST_CLIPS = 1_000_000  # of a corpus: 2,800 hours
 
 
 def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
@@ -21,12 +24,12 @@ def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Decibels = Annotated[float, Field(ge=-60, le=60)]
 Spread = Annotated[float, Field(ge=0, le=20)]
-Count = Annotated[int, Field(ge=1, strict=True)]
+Count = Annotated[int, Field(ge=1, le=1000, strict=True)]
 ClipCount = Annotated[int, Field(ge=0, le=100_000, strict=True)]
-Seconds = Annotated[float, Field(gt=0, le=SECONDS)]
+Seconds = Annotated[float, Field(ge=0.01, le=SECONDS)]
 Hertz = Annotated[float, Field(gt=0, lt=SAMPLE_RATE / 2)]
 Rate = Annotated[float, Field(ge=0, le=1000)]
-Modes = Annotated[tuple[Hertz, ...], Field(min_length=1)]
+Modes = Annotated[tuple[Hertz, ...], Field(min_length=1, max_length=100)]
 Range = Annotated[tuple[Number, Number], AfterValidator(_ascending)]
 Severity = Annotated[
     tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]], AfterValidator(_ascending)
@@ -98,7 +101,7 @@ class ToyCarDesign(_Strict):
     """A motor of `speed_hz`, whose pinion of `teeth` teeth drives an axle `gear_ratio` times slower."""
 
     speed_hz: Hertz
-    gear_ratio: Annotated[float, Field(ge=1)]
+    gear_ratio: Annotated[float, Field(ge=1, le=1000)]
     teeth: Count
     harmonics: Count
     falloff_db: Decibels
@@ -224,6 +227,14 @@ class Machines(_Strict):
     background: Background
     machines: Types
 
+    @model_validator(mode="after")
+    def _not_too_many_clips(self) -> "Machines":
+        each = sum(self.clips_per_id.model_dump().values())
+        total = each * sum(len(described.ids) for _, described in self.machines if described)
+        if total > MOST_CLIPS:
+            raise ValueError(f"{total} clips in all, at most {MOST_CLIPS} are allowed: lower those of `clips`")
+        return self
+
     def clips(self) -> Iterator[ClipSpec]:
         """All clips, by type and id: train normals, calibration normals, test normals, test anomalies."""
         count = self.clips_per_id
@@ -253,9 +264,7 @@ class Machines(_Strict):
 def read_description(path: Path) -> Machines:
     """The checked description. Raises ValueError, one line, naming each wrong key, its value and what is allowed."""
     try:
-        return Machines.model_validate(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        return Machines.model_validate(read_yaml(path))
     except ValidationError as error:
         raise ValueError("; ".join(_mistake(path, one) for one in error.errors())) from None
 
@@ -269,4 +278,4 @@ def _mistake(path: Path, error: Any) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if isinstance(error["input"], dict):  # a rule between several keys, whose message names them
         return f"{path}: {key}: {message}"
-    return f"{path}: {key} is {error['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"{path}: {key} is {reprlib.repr(error['input'])}: {message[0].lower()}{message[1:]}"

@@ -1,6 +1,7 @@
 """Params: every key is typed and ranged, and a stage gets only what dvc.yaml declares for it."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import dvc.api
@@ -39,6 +40,14 @@ def changed(tmp_path: Path, key: str, value: object) -> Path:
         ("pretrain.mask_ratio", [0.75, 0.5], "must not be above"),
         ("pretrain.norm_pix_loss", "yes please", "valid boolean"),
         ("pretrain.precision", "fp8", "'auto', 'bf16-mixed' or '32-true'"),
+        ("augment.guidance_scale", 1e30, "less than or equal to 100"),
+        ("augment.guidance_scale", float("inf"), "less than or equal to 100"),
+        ("augment.views_per_clip", 10**9, "less than or equal to 100"),
+        ("logmel.n_fft", 2**40, "less than or equal to 65536"),
+        ("logmel.n_mels", 10**6, "less than or equal to 4096"),
+        ("model.frames", 10**9, "less than or equal to 65536"),
+        ("model.width", 10**6, "less than or equal to 4096"),
+        ("score.bootstrap", 10**9, "less than or equal to 100000"),
         ("finetune.batch_size", 1, "greater than or equal to 2"),
         ("augment.t0", 0, "greater than 0"),
         ("augment.ddim_steps", [50, 10], "must not be above"),
@@ -68,6 +77,7 @@ def test_bad_value_is_one_line_that_names_key_value_and_what_is_allowed(tmp_path
         ("pretrain.epoch", 3, "pretrain.epoch is not a parameter"),
         ("augment.t0", 0.05, r"floor\(S \* t0\) is 0 for S = 10 and t0 = 0.05"),
         ("model.frames", 321, "frames 321 must be a multiple of patch_frames 5"),
+        ("model.frames", 65_000, "make 104000 tokens of an input, at most 8192 are allowed"),
         ("model.heads", 5, r"width \d+ must be a multiple of heads 5"),
         ("logmel.n_mels", 100, "n_mels 100 must be a multiple of model.patch_mels 16"),
         ("logmel.f_max", 9000.0, "half the sample rate"),
@@ -77,6 +87,33 @@ def test_bad_value_is_one_line_that_names_key_value_and_what_is_allowed(tmp_path
 def test_rules_between_keys(tmp_path, key, value, message):
     with pytest.raises(ValueError, match=message):
         read(changed(tmp_path, key, value))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (10_000 * "[", "params.yaml is not YAML that can be read: its values are nested too deeply"),
+        (5_000 * "{a: " + "1" + 5_000 * "}", "nested too deeply"),
+        ("seed: " + 5_000 * "9", "params.yaml is not YAML: Exceeds the limit"),
+        ("seed: 2026-99-99", "params.yaml is not YAML: month must be in 1..12"),
+        ("seed: \udcff", "params.yaml is not YAML: 'utf-8' codec can't decode byte 0xff"),
+        ("a: [1, 2", "params.yaml is not YAML: while parsing a flow sequence"),
+    ],
+)
+def test_what_no_parser_takes_is_one_line(tmp_path, text, message):
+    (tmp_path / "params.yaml").write_text(text, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        read(tmp_path / "params.yaml")
+    assert "\n" not in str(error.value)
+
+
+def test_a_value_of_any_size_is_shown_in_short(tmp_path):
+    doubling = ", ".join(f"&{b} [*{a}, *{a}, *{a}]" for a, b in pairwise("abcdefghijklmnopqrstuvw"))
+    text = (ROOT / "params.yaml").read_text().replace("\nseed: 0", f"\nseed: [&a [x], {doubling}]")
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"seed is \[\['x'\]") as error:
+        read(tmp_path / "params.yaml")
+    assert len(str(error.value)) < 5000
 
 
 def test_missing_key_is_named(tmp_path):
