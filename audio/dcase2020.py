@@ -44,6 +44,11 @@ class Archive:
     file: str
     md5: str
 
+    @property
+    def stored(self) -> str:
+        """Its name in the store: with the checksum, as archives of other years have the same names."""
+        return f"{self.md5}-{self.file}"
+
     def address(self, source: str) -> str:
         """Where it is: on Zenodo, or at the mirror or in the folder `source`."""
         if not source:
@@ -86,7 +91,7 @@ def fetch(archives: list[Archive], cache: Path, source: str, unpack_to: Path, pa
         return paths
     cache.mkdir(parents=True, exist_ok=True)
     # Named by the checksum: archives of other years have the same names. Only verified ones get this name.
-    cached = {archive: cache / f"{archive.md5}-{archive.file}" for archive in archives}
+    cached = {archive: cache / archive.stored for archive in archives}
     sizes = {
         archive: path.stat().st_size if path.is_file() else _size(archive, source) for archive, path in cached.items()
     }

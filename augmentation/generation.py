@@ -2,8 +2,8 @@
 
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from audio.clips import read_clip, write_clip
 from augmentation.recipes import Recipe, draw_recipe
-from storage.files import sha256, whole_file, whole_folder
+from storage.files import whole_folder
 from storage.shards import Folder, pack, wanted
 from storage.store import Store
 
@@ -98,42 +98,6 @@ def plan(
     return jobs
 
 
-class AugmentedStore:
-    """Augmented clips by key, each with the digest of its file, so that a damaged one is noticed."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.entries = folder, Store(folder)
-
-    def path(self, key: str) -> Path:
-        return self.entries.path(key, ".flac")
-
-    def intact(self, key: str) -> bool:
-        """Whether the entry is there and whole. A damaged one is removed."""
-        path = self.path(key)
-        if not path.is_file():
-            return False
-        try:
-            if self._digest_path(key).read_text() == sha256(path):
-                return True
-        except FileNotFoundError:
-            pass
-        logging.warning("entry %s of the store is damaged and will be made again", path)
-        path.unlink(missing_ok=True)
-        return False
-
-    @contextmanager
-    def put(self, key: str) -> Iterator[Path | None]:
-        """As `Store.put`."""
-        with self.entries.put(key, ".flac") as path:
-            yield path
-            if path:
-                with whole_file(self._digest_path(key)) as file:
-                    file.write_text(sha256(path))
-
-    def _digest_path(self, key: str) -> Path:
-        return self.entries.path(key, ".sha256")
-
-
 def shares(jobs: Sequence[Job], processes: int, batch_size: int) -> list[list[Job]]:
     """The jobs in one list for each process. Those of a batch have about the same number of steps, and the batches of
     a list are in no order, so that the time left can be told from the rate."""
@@ -148,7 +112,7 @@ def shares(jobs: Sequence[Job], processes: int, batch_size: int) -> list[list[Jo
 
 
 def generate(
-    jobs: Sequence[Job], raw: Folder, store: AugmentedStore, audioldm: "AudioLDM", batch_size: int, shown: bool = True
+    jobs: Sequence[Job], raw: Folder, store: Store, audioldm: "AudioLDM", batch_size: int, shown: bool = True
 ) -> None:
     """Make what `store` lacks of `jobs`, in batches; a batch is kept as soon as it is done.
 
@@ -157,7 +121,7 @@ def generate(
     """
     from augmentation.audioldm import front_end
 
-    lacking = [job for job in jobs if not all(map(store.intact, job.keys.values()))]
+    lacking = [job for job in jobs if not all(map(store.find, job.keys.values()))]
     size, halved = batch_size, False
     with tqdm(total=len(lacking), unit="clip", disable=None if shown else True) as bar:
         while lacking:
@@ -184,9 +148,7 @@ def generate(
             lacking = lacking[size:]
 
 
-def _make(
-    batch: list[Job], waveforms: list[np.ndarray], store: AugmentedStore, audioldm: "AudioLDM", batch_size: int
-) -> None:
+def _make(batch: list[Job], waveforms: list[np.ndarray], store: Store, audioldm: "AudioLDM", batch_size: int) -> None:
     with ExitStack() as stack:
         keys = sorted({key for job in batch for key in job.keys.values()})
         paths = {key: stack.enter_context(store.put(key)) for key in keys}
@@ -214,7 +176,7 @@ def _out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in text
 
 
-def refuse_unusable(jobs: Sequence[Job], raw: Folder, store: AugmentedStore) -> None:
+def refuse_unusable(jobs: Sequence[Job], raw: Folder, store: Store) -> None:
     """Raise ValueError naming the clips that could not be augmented, each logged with its reason."""
     from augmentation.audioldm import front_end
 
@@ -239,7 +201,7 @@ def assemble(
     jobs: Sequence[Job],
     manifest: pd.DataFrame,
     raw: Folder,
-    store: AugmentedStore,
+    store: Store,
     output: str,
     out: Path,
     shards: str | int = "auto",

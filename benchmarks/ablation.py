@@ -87,8 +87,8 @@ class Copy:
         return {"what": what, "s": taken, "stages run": len(ran), "s in stages": sum(map(self._inside, ran))}
 
     def _inside(self, stage: str) -> float:
-        newest = max((self.store / "durations").glob(f"{stage}-*.json"), key=lambda path: path.stat().st_mtime_ns)
-        return json.loads(newest.read_text())["seconds"]
+        kept = sorted((self.store / "durations").rglob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+        return [wall["seconds"] for wall in map(json.loads, map(Path.read_text, kept)) if wall["stage"] == stage][-1]
 
 
 def measure(copy: Copy, rounds: int) -> list[dict]:

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import logging
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from model.network import RCMAE, IdentityClassifier, NetworkConfig
-from storage.files import whole_file, write_json
+from storage.files import sweep, whole_file, write_json
 
 FORMAT = 1  # of both kinds of file; raised whenever an old one can no longer be read
 STATES_KEPT = 2
@@ -30,6 +31,7 @@ def save_model(folder: Path | str, network: RCMAE | IdentityClassifier, config: 
     """Write `network` and what belongs to it into `folder`, each file whole or not at all.
 
     `config` is anything JSON that travels with the weights: the log-mel settings, mean and std (dB), identities.
+    Raises DiskFullError on a full disk.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -40,7 +42,7 @@ def save_model(folder: Path | str, network: RCMAE | IdentityClassifier, config: 
         **config,
     }
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    with whole_file(folder / "model.safetensors") as path:
+    with whole_file(folder / "model.safetensors", _bytes(weights)) as path:
         save_file(weights, path)
     write_json(folder / "config.json", described)
 
@@ -75,12 +77,14 @@ def load_model(folder: Path | str, network_class: type[Network]) -> tuple[Networ
 def save_state(folder: Path, step: int, tensors: dict[str, Tensor], about: dict) -> None:
     """Keep the state of a training after `step` steps: tensors by name, and JSON in the file's header.
 
-    The newest two states stay.
+    The newest two states stay. Raises DiskFullError on a full disk; the states that were there stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = {"about": json.dumps({"format": FORMAT, "step": step, "checksum": _checksum(tensors), **about})}
-    with whole_file(folder / f"step_{step:010d}.safetensors") as path:
+    text = json.dumps({"format": FORMAT, "step": step, **about})
+    header = {"about": text, "checksum": str(_checksum(tensors, text))}
+    with whole_file(folder / f"step_{step:010d}.safetensors", _bytes(tensors)) as path:
         save_file(tensors, path, header)
     for old in sorted(folder.glob("step_*.safetensors"))[:-STATES_KEPT]:
         old.unlink()
@@ -89,25 +93,32 @@ def save_state(folder: Path, step: int, tensors: dict[str, Tensor], about: dict)
 def load_state(folder: Path) -> tuple[dict[str, Tensor], dict] | None:
     """The newest whole state in `folder` as (tensors, about), None when there is none.
 
-    A state that is damaged or of another format is passed over with a warning.
+    A state that is damaged or of another format is named and removed.
     """
     for path in sorted(folder.glob("step_*.safetensors"), reverse=True):
         try:
             with safetensors.safe_open(path, framework="pt") as file:
-                about = json.loads(file.metadata()["about"])
+                header = file.metadata()
+                about = json.loads(header["about"])
                 if about["format"] != FORMAT:
                     raise ValueError(f"format {about['format']!r}, this version reads {FORMAT}")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
-            if _checksum(tensors) != about["checksum"]:
+            if str(_checksum(tensors, header["about"])) != header["checksum"]:
                 raise ValueError("its content does not match its checksum")
             return tensors, about
         except (safetensors.SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
             log.warning("checkpoint %s cannot be used (%s): falling back to the one before it", path, _one_line(error))
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
     return None
 
 
-def _checksum(tensors: dict[str, Tensor]) -> int:
-    checksum = 0
+def _bytes(tensors: dict[str, Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def _checksum(tensors: dict[str, Tensor], about: str) -> int:
+    checksum = zlib.crc32(about.encode())
     for name in sorted(tensors):
         checksum = zlib.crc32(tensors[name].flatten().view(torch.uint8).numpy().data, checksum)
     return checksum

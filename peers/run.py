@@ -3,7 +3,6 @@
 import logging
 import os
 import shutil
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,16 +12,14 @@ import pandas as pd
 import torch
 
 from audio.features import Features
-from peers import peer, training
 from peers.autoencoder import Baseline
 from peers.gmade import Gmade
 from peers.mobilenetv2 import MobileNet
 from peers.peer import Clips, Peer
 from peers.stgram_mfn import SpectralTemporal
-from storage.files import sha256
 from storage.memory import return_freed_memory
 from storage.shards import Folder
-from storage.store import Store, key_of, store_folder
+from storage.store import Store, code_of, key_of, store_folder
 
 PEERS: dict[str, type[Peer]] = {
     "autoencoder": Baseline,
@@ -30,15 +27,15 @@ PEERS: dict[str, type[Peer]] = {
     "stgram_mfn": SpectralTemporal,
     "gmade": Gmade,
 }
-SHARED = (peer, training)  # modules that all peers are made of
 
 log = logging.getLogger(__name__)
 
 
 def peer_scores(
     clips: pd.DataFrame, features: Features, raw: Folder, settings: dict[str, dict], seed: int
-) -> tuple[dict[str, np.ndarray], dict[str, dict[str, float]]]:
-    """Scores (N,) by peer, and what each cost: seconds of training and number of parameters, over all machine types.
+) -> tuple[dict[str, np.ndarray], dict[str, dict[str, float]], list[str]]:
+    """Scores (N,) by peer, what each cost (seconds of training and number of parameters, over all machine types), and
+    the keys of all trainings in the store.
 
     `clips` has a row per training normal and test clip: clip, machine_type, machine_id, split, sha256 and `row`, its
     number for `Features.read`. `raw` is the folder of the recordings. `settings` holds those of each chosen peer. They
@@ -51,9 +48,21 @@ def peer_scores(
         for part, own in ([("all machine types", clips)] if PEERS[name].joint else clips.groupby("machine_type"))
     }
 
+    keys = {key: _key(key[0], own, features, settings[key[0]], seed) for key, own in parts.items()}
+    store = Store(store_folder("peers"), ".npz")
+    store.sweep()
+
     def done(key: tuple[str, str]) -> dict[str, np.ndarray]:
         name, part = key
-        return _trained(name, part, parts[key], features, raw, settings[name], seed)
+        clips, checkpoints = parts[key], store_folder("checkpoints") / f"{name}-{keys[key][:16]}"
+
+        def make(path: Path) -> None:
+            log.info("training the %s of %s", name, part)
+            _train(name, clips, features, raw, settings[name], seed, checkpoints, path)
+
+        result = store.get(keys[key], make, lambda path: dict(np.load(path)))
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        return result
 
     # A thread computes on one core: faster than all cores on one small network after another.
     apart = [key for key in parts if not PEERS[key[0]].joint]
@@ -72,42 +81,41 @@ def peer_scores(
             "seconds": round(float(sum(result["seconds"] for result in own.values())), 1),
             "parameters": int(sum(result["parameters"] for result in own.values())),
         }
-    return columns, costs
+    return columns, costs, sorted(keys.values())
 
 
-def _trained(
-    name: str, part: str, clips: pd.DataFrame, features: Features, raw: Folder, settings: dict, seed: int
-) -> dict[str, np.ndarray]:
-    """Scores, seconds and parameters of one training, from the store if they are there."""
-    key = key_of(
+def _key(name: str, clips: pd.DataFrame, features: Features, settings: dict, seed: int) -> str:
+    """What one training's scores depend on, see `storage.store`."""
+    return key_of(
         peer=name,
         clips=clips[["clip", "split", "sha256"]].values.tolist(),
         scale=[features.mean, features.std],
         front_end=vars(features.settings),
-        code=_code(name),
+        code=code_of(PEERS[name]),
         torch=torch.__version__,
         seed=seed,
         **settings,
     )
-    entries, checkpoints = Store(store_folder("peers")), store_folder("checkpoints") / f"{name}-{key[:16]}"
-    with entries.put(key, ".npz") as path:
-        if path:
-            log.info("training the %s of %s", name, part)
-            learned, started = (clips["split"] == "train").to_numpy(), time.monotonic()
-            system = PEERS[name](**settings, seed=seed)
-            scores = np.empty(len(clips))
-            scores[learned] = system.fit(Clips(clips[learned], features, raw), checkpoints)
-            seconds = time.monotonic() - started
-            scores[~learned] = system.score(Clips(clips[~learned], features, raw))
-            if not np.isfinite(scores).all():
-                clip = clips["clip"].iloc[np.isfinite(scores).argmin()]
-                raise ValueError(f"the {name} score of {clip} is not a number")
-            np.savez(path, scores=scores, seconds=seconds, parameters=system.parameters)
-            shutil.rmtree(checkpoints, ignore_errors=True)
-    return dict(np.load(entries.path(key, ".npz")))
 
 
-def _code(name: str) -> list[str]:
-    """Digests of the modules that determine a peer's scores."""
-    modules = (sys.modules[PEERS[name].__module__], *SHARED)
-    return [sha256(Path(str(module.__file__))) for module in modules]
+def _train(
+    name: str,
+    clips: pd.DataFrame,
+    features: Features,
+    raw: Folder,
+    settings: dict,
+    seed: int,
+    checkpoints: Path,
+    out: Path,
+) -> None:
+    """Train one peer and write its scores of all `clips`, seconds and parameters to `out`."""
+    learned, started = (clips["split"] == "train").to_numpy(), time.monotonic()
+    system = PEERS[name](**settings, seed=seed)
+    scores = np.empty(len(clips))
+    scores[learned] = system.fit(Clips(clips[learned], features, raw), checkpoints)
+    seconds = time.monotonic() - started
+    scores[~learned] = system.score(Clips(clips[~learned], features, raw))
+    if not np.isfinite(scores).all():
+        clip = clips["clip"].iloc[np.isfinite(scores).argmin()]
+        raise ValueError(f"the {name} score of {clip} is not a number")
+    np.savez(out, scores=scores, seconds=seconds, parameters=system.parameters)

@@ -13,14 +13,14 @@ import pandas as pd
 
 from audio.clips import read_clip
 from audio.manifest import read_manifest
-from augmentation.generation import AugmentedStore, Settings, assemble, generate, plan, refuse_unusable, shares
+from augmentation.generation import Settings, assemble, generate, plan, refuse_unusable, shares
 from stages.command import main
 from stages.params import Declared
 from stages.paths import AUGMENTED, METRICS, PROMPTS, RAW
 from storage.files import write_json
 from storage.memory import keep_freed_memory
 from storage.shards import Folder
-from storage.store import store_folder
+from storage.store import Store, store_folder
 
 COLUMNS = ["clip", "view", "prompt_id", "ddim_steps", "t0", "guidance_scale", "seed", "checkpoint", "key"]
 
@@ -49,10 +49,12 @@ def run(
     sounds = Folder(raw)
     settings = Settings(**{field.name: getattr(augment, field.name) for field in fields(Settings)})
     jobs = plan(clips, table, settings, identity, FRONT_END, OUTPUTS)
-    entries = AugmentedStore(store_folder("augmented"))
+    entries = Store(store_folder("augmented"), ".flac")
     fabric = launch()
+    if fabric.is_global_zero:
+        entries.sweep()
     keep_freed_memory()
-    had = sum(all(map(entries.intact, job.keys.values())) for job in jobs)
+    had = sum(all(map(entries.find, job.keys.values())) for job in jobs)
     fabric.barrier()
     if had < len(jobs):
         audioldm = AudioLDM.from_checkpoint(str(folder), device=fabric.device)
@@ -75,7 +77,7 @@ def run(
 
 def seed_store(_: Declared, augmented: Path = AUGMENTED) -> None:
     """Take the clips of `augmented` into the store."""
-    entries = AugmentedStore(store_folder("augmented"))
+    entries = Store(store_folder("augmented"), ".flac")
     audits, sounds = augmented / "audit.csv", Folder(augmented)
     if not audits.is_file():
         raise ValueError(f"{augmented} has no audit.csv: pull it first, `dvc pull diffusion-augment`")

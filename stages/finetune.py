@@ -9,11 +9,11 @@ from model.checkpoints import load_model, save_model
 from model.finetuning import FinetuningSettings, finetune
 from model.network import RCMAE
 from model.training import make_fabric
-from stages.checkpoints import checkpoint_folder
 from stages.command import main
 from stages.curves import curves
 from stages.params import Declared
 from stages.paths import FEATURES, FINETUNED, METRICS, PRETRAINED
+from storage.store import checkpoint_folder
 
 LOSSES = ("supervised_contrastive", "cross_entropy")
 
@@ -35,7 +35,7 @@ def run(
         **params.finetune.model_dump(exclude={"precision"}),
     )
     precision = params.finetune.precision
-    checkpoints = checkpoint_folder("finetune", asdict(settings) | {"precision": precision}, [data, start])
+    checkpoints = checkpoint_folder("finetune", asdict(settings) | {"precision": precision}, [data, start], finetune)
     fabric = make_fabric(precision)
     with curves(metrics, LOSSES, fabric.is_global_zero) as on_epoch:
         network, identities = finetune(features, pretrained, settings, fabric, checkpoints, on_epoch)

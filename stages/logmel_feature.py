@@ -7,17 +7,15 @@ from pathlib import Path
 import torchaudio
 from tqdm import tqdm
 
-import audio.logmel
 from audio.extraction import Spectrograms, extract, sources
 from audio.features import FeatureWriter
-from audio.logmel import LogMelSettings
+from audio.logmel import LogMelSettings, log_mel
 from stages.command import main
 from stages.params import Declared
 from stages.paths import AUGMENTED, FEATURES, RAW
-from storage.files import sha256
 from storage.memory import keep_freed_memory
 from storage.segments import Segments
-from storage.store import key_of, store_folder
+from storage.store import code_of, key_of, store_folder
 
 
 def run(
@@ -29,9 +27,7 @@ def run(
 ) -> None:
     """Write the feature store `out` of the clips in `raw` and `augmented`."""
     settings = LogMelSettings(**params.logmel.model_dump())
-    code = sha256(Path(audio.logmel.__file__))
-    front_end = key_of(settings=asdict(settings), code=code, torchaudio=torchaudio.__version__)
-    segments = Segments(store_folder("features") / front_end)
+    segments = Segments(store_folder("features") / front_end_key(settings))
     keep_freed_memory()
     made = extract(sources(raw, augmented), Spectrograms(settings, segments), processes)
     total = sum(_rows(folder / "manifest.csv") for folder in (raw, augmented))
@@ -40,6 +36,11 @@ def run(
             for source, spectrogram in zip(batch, segments.read(places), strict=True):
                 writer.add(source.clip, source.kind, source.view, spectrogram)
             progress.update(len(batch))
+
+
+def front_end_key(settings: LogMelSettings) -> str:
+    """Name of the store's folder for spectrograms with these settings, of this code. Decoding FLAC has no say in it."""
+    return key_of(settings=asdict(settings), code=code_of(log_mel), torchaudio=torchaudio.__version__)
 
 
 def _rows(manifest: Path) -> int:

@@ -9,11 +9,11 @@ from model.checkpoints import save_model
 from model.network import NetworkConfig
 from model.pretraining import PretrainingSettings, pretrain
 from model.training import make_fabric
-from stages.checkpoints import checkpoint_folder
 from stages.command import main
 from stages.curves import curves
 from stages.params import Declared
 from stages.paths import FEATURES, METRICS, PRETRAINED
+from storage.store import checkpoint_folder
 
 LOSSES = ("contrastive", "variance_covariance", "reconstruction")
 
@@ -31,7 +31,8 @@ def run(params: Declared, data: Path = FEATURES, out: Path = PRETRAINED, metrics
         **params.pretrain.model_dump(exclude={"precision"}),
     )
     precision = params.pretrain.precision
-    checkpoints = checkpoint_folder("pretrain", asdict(config) | asdict(settings) | {"precision": precision}, [data])
+    chosen = asdict(config) | asdict(settings) | {"precision": precision}
+    checkpoints = checkpoint_folder("pretrain", chosen, [data], pretrain)
     fabric = make_fabric(precision)
     with curves(metrics, LOSSES, fabric.is_global_zero) as on_epoch:
         network = pretrain(features, config, settings, fabric, checkpoints, on_epoch)

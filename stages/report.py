@@ -21,9 +21,9 @@ from evaluation.report.page import write_report
 from evaluation.report.published import read_published
 from evaluation.report.run import Run
 from evaluation.report.settings import settings
-from stages.command import duration_file, main
+from stages.command import duration_key, durations, main
 from stages.curves import read_curves
-from stages.params import Declared, declared_keys
+from stages.params import Declared, declared_keys, read
 from stages.paths import AUGMENTED, DETECTOR, FEATURES, METRICS, PROMPTS, RAW, REPORT, SCORES
 from storage.shards import Folder
 
@@ -120,9 +120,10 @@ def _lines(path: Path) -> list[str]:
 
 
 def _durations() -> list[tuple[str, float, str]]:
-    paths = {stage: duration_file(stage, Path()) for stage in STAGES}
-    kept = {stage: json.loads(path.read_text(encoding="utf-8")) for stage, path in paths.items() if path.is_file()}
-    return [(stage, one["seconds"], one["finished"][:16].replace("T", " ")) for stage, one in kept.items()]
+    params = read(Path("params.yaml"))
+    paths = [durations().find(duration_key(stage, params, Path())) for stage in STAGES]
+    kept = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path]
+    return [(wall["stage"], wall["seconds"], wall["finished"][:16].replace("T", " ")) for wall in kept]
 
 
 if __name__ == "__main__":

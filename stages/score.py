@@ -51,12 +51,13 @@ def run(params: Declared, root: Path = Path()) -> None:
     raw = Folder(root / RAW)
     levels = np.array([level(read_clip(raw / f"{clip}.flac")) for clip in clips["clip"]])
     columns |= simple_references(features, clips, levels)
-    peers, costs = peer_scores(clips, features, raw, settings_of(score), params.seed)
+    peers, costs, keys = peer_scores(clips, features, raw, settings_of(score), params.seed)
     columns |= peers
     table = clips[COLUMNS].assign(**columns)
     summary = summarise(table, score.threshold_quantile, score.bootstrap, params.seed)
 
     write_scores(root / SCORES, table, score.backend, embeddings, summary)
+    write_json(root / SCORES / "peers.json", keys)  # so that the store knows what this run needs
     detector.save(root / DETECTOR)
     write_json(root / METRICS / "score.json", _rounded(summary[score.backend]["figures"]))
     write_json(root / METRICS / "peers.json", costs)

@@ -1,16 +1,26 @@
 """Files and folders that appear whole or not at all, and the digest of a file."""
 
+import errno
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
 
 import yaml
+
+from safetensors import SafetensorError
+
+UNFINISHED = ".unfinished"  # how the name of a file or folder ends that is still being written
+ABANDONED = 24 * 3600.0  # seconds without a change, after which what another computer was writing counts as abandoned
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Readable(Protocol):
@@ -19,33 +29,117 @@ class Readable(Protocol):
     def open(self, mode: Literal["rb"] = ..., /) -> IO[bytes]: ...
 
 
+class DiskFullError(OSError):
+    """A file could not be written for want of room: names it, the bytes that it needs and those that are free."""
+
+
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A path to write beside `path`, in its folder; it becomes `path` when the block ends without an exception."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+def whole_file(path: Path, needed: int = 0) -> Iterator[Path]:
+    """A path to write beside `path`, in its folder; it becomes `path` when the block ends without an exception.
+
+    `needed`: bytes that will be written, if known, for the message of the DiskFullError that a full disk raises.
+    """
+    unfinished = _aside(path)
     try:
-        yield temporary
-        temporary.chmod(0o644)  # safetensors lets only its owner read what it writes
-        temporary.replace(path)
+        with naming_full_disk(path, unfinished, needed):
+            yield unfinished
+            unfinished.chmod(0o644)  # safetensors lets only its owner read what it writes
+            unfinished.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
 
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """An empty folder to fill beside `folder`; it becomes `folder` when the block ends without an exception.
 
-    What a killed run left there is removed, and so is what `folder` was.
+    What `folder` was is removed, and so is what killed runs left there. Raises DiskFullError on a full disk.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    unfinished = _aside(folder)
+    unfinished.mkdir(parents=True)
+    sweep(folder.parent)
     try:
-        yield partial
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.replace(folder)
+        with naming_full_disk(folder, unfinished):
+            yield unfinished
+            shutil.rmtree(folder, ignore_errors=True)
+            unfinished.replace(folder)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{_here()}-{os.getpid()}-{threading.get_ident()}{UNFINISHED}")
+
+
+def _here() -> str:
+    """Names the computer, or the container on it, within which process numbers can be compared."""
+    processes = Path("/proc/self/ns/pid")
+    computer = f"{platform.node()} {processes.stat().st_ino if processes.exists() else ''}"
+    return hashlib.sha256(computer.encode()).hexdigest()[:8]
+
+
+def sweep(folder: Path) -> list[Path]:
+    """Remove what processes that are no more were writing in `folder`; returns what was removed.
+
+    A process of another computer cannot be asked: what it was writing goes after a day without a change.
+    """
+    removed = []
+    for path in folder.glob(f".*{UNFINISHED}"):
+        with suppress(OSError):  # not ours to remove, or gone meanwhile
+            if _abandoned(path):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                removed.append(path)
+    return removed
+
+
+def _abandoned(unfinished: Path) -> bool:
+    import psutil
+
+    writer = re.search(rf"\.(\w+)-(\d+)-\d+{re.escape(UNFINISHED)}$", unfinished.name)
+    if writer is None:
+        return False
+    if writer[1] == _here():
+        return not psutil.pid_exists(int(writer[2]))
+    changed = max(path.stat().st_mtime for path in (unfinished, *unfinished.rglob("*")))
+    return time.time() - changed > ABANDONED
+
+
+@contextmanager
+def naming_full_disk(path: Path, unfinished: Path, needed: int = 0) -> Iterator[None]:
+    """Raise DiskFullError, one line about `path`, if writing the file or folder `unfinished` fails for want of room.
+
+    `needed`: bytes to be written, if known. Libraries say so in their own ways, or just that there was an error.
+    """
+    try:
+        yield
+    except DiskFullError:
+        raise
+    except (OSError, RuntimeError, SafetensorError) as error:  # libsndfile's errors are RuntimeErrors
+        number = (isinstance(error, OSError) and error.errno) or _error_number(error, unfinished)
+        if number not in FULL:
+            raise
+        size = f"{needed} bytes" if needed else f"more than {_size(unfinished)} bytes"
+        free = shutil.disk_usage(unfinished.parent).free
+        reason = f"{os.strerror(number)}: {size} are needed, {free} are free"
+        raise DiskFullError(f"{path} cannot be written: {reason}") from error
+
+
+def _error_number(error: Exception, unfinished: Path) -> int:
+    """The system's number for what went wrong: as safetensors quotes it, or as the system gives it when asked again."""
+    if quoted := re.search(r"\(os error (\d+)\)", str(error)):
+        return int(quoted[1])
+    probe = unfinished / UNFINISHED if unfinished.is_dir() else unfinished
+    try:
+        with probe.open("ab") as file:
+            file.write(bytes(2**16))
+    except OSError as refusal:
+        return refusal.errno or 0
+    return 0
+
+
+def _size(unfinished: Path) -> int:
+    files = unfinished.rglob("*") if unfinished.is_dir() else [unfinished]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def write_json(path: Path, value: object) -> None:

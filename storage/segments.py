@@ -1,45 +1,53 @@
 """The store of spectrograms: many in a file, since a file for each would cost more than to compute them again."""
 
-import hashlib
-import logging
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from storage.files import whole_file
+from storage.store import Store, key_of
 
 
 class Segments:
-    """Arrays by key, in segments: files that hold what was made together, each written whole and never changed.
+    """Arrays by key, in segments: entries of a store that hold what was made together and are never changed.
 
     Knows the segments that were there when it was made. Processes that make the same array at once both keep it.
     """
 
     def __init__(self, folder: Path):
-        self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        self._store = Store(folder, ".safetensors")
+        self._store.sweep()
         self._segment_of: dict[str, str] = {}
-        for path in sorted(folder.glob("*.safetensors")):
+        self._whole: dict[str, bool] = {}  # segments that this process has checked
+        for segment in sorted(self._store.keys()):
             try:
-                with safe_open(path, framework="np") as file:
-                    self._segment_of |= dict.fromkeys(file.keys(), path.name)
+                with safe_open(self._store.path(segment), framework="np") as file:
+                    self._segment_of |= dict.fromkeys(file.keys(), segment)
             except SafetensorError:
-                logging.warning("segment %s of the store is damaged, what it held will be made again", path)
+                if self._store.find(segment):  # which names and removes it, else
+                    self._store.remove(segment)
 
     def find(self, key: str) -> str | None:
-        """The name of the segment that holds `key`."""
-        return self._segment_of.get(key)
+        """The segment that holds `key`. One that is damaged is removed, and all that it held is as if never made."""
+        segment = self._segment_of.get(key)
+        if segment is None:
+            return None
+        if segment not in self._whole:
+            self._whole[segment] = self._store.find(segment) is not None
+        return segment if self._whole[segment] else None
 
     def add(self, arrays: dict[str, np.ndarray]) -> str:
         """Keep `arrays` in a segment of their own; return its name."""
-        name = hashlib.sha256(" ".join(sorted(arrays)).encode()).hexdigest() + ".safetensors"
-        with whole_file(self.folder / name) as path:
-            save_file(arrays, path)
-        return name
+        segment = key_of(keys=sorted(arrays))
+        with self._store.put(segment, sum(array.nbytes for array in arrays.values())) as path:
+            if path:
+                save_file(arrays, path)
+        self._whole[segment] = True
+        return segment
 
     def read(self, places: list[tuple[str, str]]) -> list[np.ndarray]:
-        """The arrays at `places`, each a segment's name and a key."""
-        files = {name: safe_open(self.folder / name, framework="np") for name in {name for name, _ in places}}
-        return [files[name].get_tensor(key) for name, key in places]
+        """The arrays at `places`, each a segment that `find` or `add` gave, and a key."""
+        segments = {segment for segment, _ in places}
+        files = {segment: safe_open(self._store.path(segment), framework="np") for segment in segments}
+        return [files[segment].get_tensor(key) for segment, key in places]

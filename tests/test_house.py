@@ -3,7 +3,8 @@
 import pytest
 import yaml
 
-from stages.dependencies import PACKAGES, imported, is_module, module_of, modules
+from stages.dependencies import is_module, module_of, modules
+from storage.imports import PACKAGES, imported
 from tests.conftest import ROOT
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]

@@ -134,7 +134,7 @@ def test_stages_read_only_what_dvc_yaml_declares(clone):
         if path.name in DVC_READS or path.name == "__init__.py":
             continue
         # an output is made beside its place, under a name that says so, and then moved there
-        path = Path(*(re.sub(r"^\.(.+)\.partial$", r"\1", part) for part in path.parts))
+        path = Path(*(re.sub(r"^\.(.+)\.\w+-\d+-\d+\.unfinished$", r"\1", part) for part in path.parts))
         entries = stages[stage]["deps"] + stages[stage]["outs"]
         entries += [next(iter(one)) for kind in ("metrics", "plots") for one in stages[stage].get(kind, [])]
         known = {Path(entry.replace("${corpus.path}", params["corpus"]["path"])) for entry in entries}

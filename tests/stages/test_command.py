@@ -5,7 +5,8 @@ import shutil
 import pytest
 import yaml
 
-from stages.command import duration_file
+from stages.command import duration_key
+from stages.params import read
 from tests.conftest import ROOT
 
 
@@ -18,13 +19,11 @@ from tests.conftest import ROOT
         ("report", "gallery_clips", 1, {"score": False}),
     ],
 )
-def test_a_wall_time_belongs_to_the_params_of_its_stage_and_those_before(
-    tmp_path, monkeypatch, group, key, value, changed
-):
-    monkeypatch.setenv("RCMAE_STORE", str(tmp_path / "store"))
+def test_a_wall_time_belongs_to_the_params_of_its_stage_and_those_before(tmp_path, group, key, value, changed):
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     (params[group] if group else params)[key] = value
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-    found = {stage: duration_file(stage, tmp_path) != duration_file(stage, ROOT) for stage in changed}
+    before, after = (read(root / "params.yaml") for root in (ROOT, tmp_path))
+    found = {stage: duration_key(stage, after, tmp_path) != duration_key(stage, before, ROOT) for stage in changed}
     assert found == changed

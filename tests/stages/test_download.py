@@ -18,6 +18,7 @@ from audio.clips import digest, read_clip
 from audio.manifest import read_manifest
 from stages import download
 from stages.params import load
+from storage import files
 from storage.shards import Folder
 from tests.conftest import ROOT
 
@@ -191,10 +192,13 @@ def test_bad_input_is_one_clear_error_and_exit_code_1(recordings, tmp_path, brea
 
 
 def test_what_a_killed_run_leaves_is_not_taken_for_complete(run, recordings, tmp_path):
-    left = tmp_path / "data" / ".raw.partial" / "fan" / "train"
+    with subprocess.Popen(["true"]) as process:
+        killed = process.pid
+    left = tmp_path / "data" / f".raw.{files._here()}-{killed}-1.unfinished" / "fan" / "train"
     left.mkdir(parents=True)
     (left / "normal_id_00_00000077.flac").write_bytes(b"half")
     assert len(check(run(recordings))) == 3
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["raw"]
 
 
 def test_it_starts_without_loading_torch():

@@ -8,14 +8,14 @@ import yaml
 from safetensors.torch import load_file
 
 import model.training
-import stages.checkpoints
 import stages.pretrain
 from model.checkpoints import load_model
+from model.finetuning import finetune
 from model.network import RCMAE
-from stages.checkpoints import checkpoint_folder
+from model.pretraining import pretrain
 from stages.curves import read_curves
-from stages.dependencies import PACKAGES
 from stages.params import load
+from storage.store import checkpoint_folder
 from tests.conftest import ROOT
 from tests.model.tiny_training import write_features
 
@@ -108,38 +108,18 @@ def test_a_killed_stage_resumes_its_own_run_and_no_other(project, monkeypatch, c
     assert read_curves(project / "metrics/pretrain").equals(curves)
 
 
-def test_the_fingerprint_covers_settings_data_and_code(project, monkeypatch):
+def test_the_fingerprint_covers_settings_data_and_code(project):
     data, settings = project / "data/features", {"seed": 0}
-    folders = [checkpoint_folder("pretrain", settings, [data])]
-    assert checkpoint_folder("pretrain", settings, [data]) == folders[0]
-    folders.append(checkpoint_folder("pretrain", {"seed": 1}, [data]))
-    folders.append(checkpoint_folder("finetune", settings, [data]))
+    folders = [checkpoint_folder("pretrain", settings, [data], pretrain)]
+    assert checkpoint_folder("pretrain", settings, [data], pretrain) == folders[0]
+    folders.append(checkpoint_folder("pretrain", {"seed": 1}, [data], pretrain))
+    folders.append(checkpoint_folder("finetune", settings, [data], pretrain))
+    folders.append(checkpoint_folder("pretrain", settings, [data], finetune))
     with (data / "original.npy").open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"\x01")
-    folders.append(checkpoint_folder("pretrain", settings, [data]))
-    for name in ("dvc.yaml", *PACKAGES):
-        (project / "copy" / name).parent.mkdir(exist_ok=True)
-        subprocess.run(["cp", "-r", str(ROOT / name), str(project / "copy")], check=True)
-    (project / "copy/model/losses.py").write_text("# another version")
-    monkeypatch.setattr(stages.checkpoints, "ROOT", project / "copy")
-    folders.append(checkpoint_folder("pretrain", settings, [data]))
+    folders.append(checkpoint_folder("pretrain", settings, [data], pretrain))
     assert len(set(folders)) == len(folders)
-
-
-def test_checkpoints_are_listed_and_cleaned_by_one_command(project, monkeypatch):
-    def command(*arguments):
-        line = [sys.executable, "-m", "stages.checkpoints", *arguments]
-        return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-
-    assert "no checkpoints" in command()
-    stop_after_one_checkpoint(monkeypatch)
-    with pytest.raises(KilledError):
-        stages.pretrain.run(load("pretrain", project))
-    (folder,) = (project / "store/checkpoints").iterdir()
-    assert folder.name in command() and "1 steps" in command() and folder.is_dir()
-    assert f"removed {folder.name}" in command("--clean")
-    assert not folder.exists()
 
 
 @pytest.mark.parametrize("processes", [2])

@@ -17,13 +17,13 @@ import yaml
 
 from evaluation.report.settings import settings
 from stages import report
-from stages.command import duration_file
-from stages.params import load
+from stages.command import duration_key, durations
+from stages.params import load, read
 from tests import tiny_run
 from tests.conftest import ROOT
 
 NASTY = "<script>document.title = 'owned'</script><img src=http://example.org/x.png>"
-DURATION = {"seconds": 90.0, "finished": "2026-01-02T03:04:05+00:00"}
+DURATION = {"stage": "pretrain", "seconds": 90.0, "finished": "2026-01-02T03:04:05+00:00"}
 
 
 def draw(folder: Path) -> Path:
@@ -40,10 +40,9 @@ def run(request, tmp_path_factory) -> Path:
     prompts["text"] += NASTY
     prompts.to_csv(folder / "data/prompts/prompts.csv", index=False)
     pd.DataFrame({"file": [f"fan/{NASTY}.wav"], "reason": [NASTY]}).to_csv(folder / "data/raw/skipped.csv", index=False)
-    with mock.patch.dict(os.environ, {"RCMAE_STORE": str(folder / "store")}):
-        kept = duration_file("pretrain", folder)
-    kept.parent.mkdir()
-    kept.write_text(json.dumps(DURATION))
+    key = duration_key("pretrain", read(folder / "params.yaml"), folder)
+    with mock.patch.dict(os.environ, {"RCMAE_STORE": str(folder / "store")}), durations().put(key) as path:
+        path.write_text(json.dumps(DURATION))
     draw(folder)
     return folder
 
