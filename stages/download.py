@@ -64,7 +64,9 @@ def dcase2020(corpus: Corpus, out: Path) -> Imported:
 
     The evaluation archives are never taken: their clips have no labels, so they can neither train nor test.
     """
-    archives = [one for one in read_archives(Path(corpus.path)) if one.subset in corpus.subsets]
+    archives = [archive for archive in read_archives(Path(corpus.path)) if archive.subset in corpus.subsets]
+    if not archives:
+        raise ValueError(f"{corpus.path} lists no archive of corpus.subsets {', '.join(corpus.subsets)}")
     check_types(corpus.types, (one.machine_type for one in archives), Path(corpus.path))
     archives = [one for one in archives if not corpus.types or one.machine_type in corpus.types]
     unpacked = out / ".unpacked"

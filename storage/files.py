@@ -129,11 +129,17 @@ def _error_number(error: Exception, unfinished: Path) -> int:
     if quoted := re.search(r"\(os error (\d+)\)", str(error)):
         return int(quoted[1])
     probe = unfinished / UNFINISHED if unfinished.is_dir() else unfinished
+    had = probe.stat().st_size if probe.is_file() else None
     try:
         with probe.open("ab") as file:
             file.write(bytes(2**16))
     except OSError as refusal:
         return refusal.errno or 0
+    finally:
+        if had is None:
+            probe.unlink(missing_ok=True)
+        else:
+            os.truncate(probe, had)
     return 0
 
 

@@ -1,5 +1,6 @@
 """The downloader against a local server that breaks in every way the real one may."""
 
+import base64
 import contextlib
 import hashlib
 import http.server
@@ -10,6 +11,7 @@ import resource
 import shutil
 import subprocess
 import threading
+import time
 import zipfile
 from collections import Counter
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from audio import dcase2020
 from audio.dcase2020 import Archive, fetch, read_archives, unpack
 from audio.importing import import_recordings
 from tests.conftest import ROOT
@@ -43,8 +46,13 @@ class Server:
     ranges: bool = True
     says_length: bool = True
     claims: int | None = None  # length that HEAD gives
+    headers: dict[str, str] = field(default_factory=dict)  # further ones of its answers
+    redirects: dict[str, str] = field(default_factory=dict)  # where it sends who asks for a file
+    endless: bool = False  # the body goes on and on
+    drip: float = 0.0  # seconds between two bytes
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)  # method, file, Range
     address: str = ""
+    authorised: set[str | None] = field(default_factory=set)  # what the GETs gave as Authorization
 
     def gets(self) -> list[str | None]:
         return [wanted for method, _, wanted in self.asked if method == "GET"]
@@ -60,18 +68,36 @@ def serve():
             def log_message(self, *_):
                 pass
 
+            def end_headers(self):
+                for name, value in server.headers.items():
+                    self.send_header(name, value)
+                super().end_headers()
+
+            def redirected(self) -> bool:
+                if (place := server.redirects.get(self.path.lstrip("/"))) is None:
+                    return False
+                self.send_response(302)
+                self.send_header("Location", place)
+                self.end_headers()
+                return True
+
             def do_HEAD(self):
                 content = server.files.get(self.path.lstrip("/"))
                 server.asked.append(("HEAD", self.path, None))
+                if self.redirected():
+                    return
                 self.send_response(200 if content else 404)
-                if content and server.says_length:
+                if content and (server.claims or server.says_length):
                     self.send_header("Content-Length", str(server.claims or len(content)))
                 self.end_headers()
 
             def do_GET(self):
                 content = server.files.get(self.path.lstrip("/"))
                 wanted = self.headers.get("Range")
+                server.authorised.add(self.headers.get("Authorization"))
                 server.asked.append(("GET", self.path, wanted))
+                if self.redirected():
+                    return
                 if content is None or server.busy:
                     server.busy -= content is not None
                     self.send_error(404 if content is None else 503)
@@ -96,6 +122,11 @@ def serve():
                     server.cut -= 1
                     body = body[: len(body) // 2]
                 with contextlib.suppress(ConnectionError):
+                    while server.endless:
+                        self.wfile.write(bytes(10_000))
+                    for place in range(len(body) if server.drip else 0):
+                        self.wfile.write(body[place : place + 1])
+                        time.sleep(server.drip)
                     self.wfile.write(body)
                 self.close_connection = True
 
@@ -266,6 +297,88 @@ def test_archives_from_a_folder_are_verified_and_stay_there(contents, archives, 
         fetch(archives, tmp_path / "cache", str(folder), tmp_path / "raw")
 
 
+def test_a_damaged_archive_in_the_store_is_named_and_fetched_again(serve, contents, archives, tmp_path, caplog):
+    server = serve(Server(contents))
+    paths = get(archives, server, tmp_path)
+    paths[0].write_bytes(b"PK damaged")
+    server.asked.clear()
+    assert get(archives, server, tmp_path) == paths
+    assert paths[0].read_bytes() == contents["dev_data_fan.zip"]
+    assert f"{paths[0]} is damaged and will be fetched again" in caplog.text
+    assert {file for _, file, _ in server.asked} == {"/dev_data_fan.zip"}
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == sorted(path.name for path in paths)
+
+
+# -------------------------------------------------------------------------------------------- a server that is hostile
+
+
+@pytest.mark.parametrize(
+    ("hostile", "message"),
+    [
+        (
+            {"redirects": {"dev_data_fan.zip": "file:///etc/passwd"}},
+            "No connection adapters were found for 'file:///etc",
+        ),
+        ({"redirects": {"dev_data_fan.zip": "/dev_data_fan.zip"}}, "Exceeded 30 redirects"),
+        ({"redirects": {"dev_data_fan.zip": "/nowhere.zip"}}, "404 Client Error"),
+        ({"headers": {"Content-Encoding": "gzip"}}, "the server sends it as gzip, which was not asked for"),
+        ({"says_length": False, "headers": {"Content-Length": "-5"}}, "the server gives the length '-5'"),
+        ({"says_length": False, "headers": {"Content-Length": "many"}}, "the server gives the length 'many'"),
+    ],
+)
+def test_what_will_never_pass_is_not_tried_again(serve, contents, archives, tmp_path, caplog, hostile, message):
+    server = serve(Server(contents, **hostile))
+    with pytest.raises(OSError) as caught:
+        get(archives[:1], server, tmp_path)
+    assert message in str(caught.value) and "dev_data_fan.zip" in str(caught.value) and "\n" not in str(caught.value)
+    assert "Retrying" not in caplog.text
+    assert list((tmp_path / "cache").glob("*.zip")) == []
+
+
+def test_a_redirect_to_another_place_is_followed(serve, contents, archives, tmp_path):
+    other = serve(Server(contents))
+    server = serve(Server({}, redirects={name: other.address + name for name in contents}))
+    assert [path.read_bytes() for path in get(archives, server, tmp_path)] == list(contents.values())
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_an_endless_body_ends_at_the_size_of_the_archive(
+    serve, contents, archives, tmp_path, caplog, monkeypatch, known
+):
+    monkeypatch.setattr(dcase2020, "LARGEST", 500_000)
+    size = 100_000 if known else 0
+    server = serve(Server(contents, endless=True, says_length=False, claims=size))
+    with pytest.raises(OSError, match=rf"dev_data_fan\.zip: sends more than the {size or 500_000} bytes"):
+        get(archives[:1], server, tmp_path)
+    assert "Retrying" not in caplog.text
+    assert parts(tmp_path) == []
+
+
+def test_a_drip_is_given_up_and_what_came_stays(serve, contents, archives, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(dcase2020, "RATE_TIME", 0.1)
+    monkeypatch.setattr(dcase2020, "ATTEMPTS", 2)
+    server = serve(Server(contents, drip=0.01))
+    with pytest.raises(OSError, match=r"bytes came in 0 s; the next run goes on from [1-9]\d* bytes"):
+        get(archives[:1], server, tmp_path)
+    assert caplog.text.count("Retrying") == 1
+
+
+@pytest.mark.parametrize("place", ["http://someone:secret@127.0.0.1:1/", "ftp://someone:secret@127.0.0.1/"])
+def test_a_password_in_the_source_is_refused_and_printed_nowhere(archives, tmp_path, caplog, place):
+    with pytest.raises(ValueError, match=r"corpus\.source") as caught:
+        fetch(archives, tmp_path / "cache", place, tmp_path / "raw", 0.01)
+    assert "secret" not in str(caught.value) + caplog.text
+
+
+def test_a_password_of_netrc_is_used_and_printed_nowhere(serve, contents, archives, tmp_path, caplog, monkeypatch):
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login someone password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    server = serve(Server(contents, busy=1))
+    get(archives, server, tmp_path)
+    assert server.authorised == {"Basic " + base64.b64encode(b"someone:secret").decode()}
+    assert "secret" not in caplog.text
+
+
 # ----------------------------------------------------------------------------------------------------- room on disk
 
 
@@ -299,7 +412,7 @@ def quota():
 
 def test_a_quota_that_fills_up_is_one_clear_error(serve, contents, archives, tmp_path, quota):
     server = serve(Server(contents, says_length=False))
-    with pytest.raises(OSError, match=r"File too large: .*dev_data_fan\.zip\.partial"):
+    with pytest.raises(OSError, match=r"dev_data_fan\.zip\.partial cannot be written: File too large: more"):
         get(archives[:1], server, tmp_path)
     assert len(server.gets()) == 1, "trying again would not help"
     assert list((tmp_path / "cache").glob("*.zip")) == []
@@ -324,7 +437,7 @@ def test_a_full_disk(serve, contents, archives, small_disk, tmp_path):
         get(archives, server, small_disk)
     assert server.gets() == []
     server.says_length = False  # so it cannot know before
-    with pytest.raises(OSError, match=r"No space left on device: .*dev_data_fan\.zip\.partial"):
+    with pytest.raises(OSError, match=r"dev_data_fan\.zip\.partial cannot be written: No space left on d"):
         get(archives, server, small_disk)
     assert list((small_disk / "cache").glob("*.zip")) == []
     for name, content in contents.items():
@@ -352,7 +465,7 @@ def test_no_member_leaves_the_folder_and_no_link_is_made(contents, tmp_path, mem
     good, bad, target = tmp_path / "good.zip", tmp_path / "bad.zip", tmp_path / "inner" / "target"
     good.write_bytes(contents["dev_data_fan.zip"])
     with zipfile.ZipFile(bad, "w") as archive:
-        archive.writestr("fan/train/normal_id_00_00000000.wav", b"first")
+        archive.writestr("fan/train/normal_id_01_00000000.wav", b"first")
         archive.writestr(*link("fan/test", "/etc") if member == "link" else (member, b"evil"))
     with pytest.raises(ValueError, match=r"bad\.zip: '.+' (would be written outside the target folder|is a link)"):
         unpack([good, bad], target)
@@ -363,6 +476,62 @@ def test_a_file_that_is_no_archive_is_named(tmp_path):
     (tmp_path / "page.zip").write_bytes(b"<html>")
     with pytest.raises(ValueError, match=r"page\.zip: File is not a zip file"):
         unpack([tmp_path / "page.zip"], tmp_path / "out")
+
+
+def damaged(how: str) -> bytes:
+    """An archive of two members, the second of which cannot be unpacked."""
+    name = "fan/train/normal_id_00_00000001.wav"
+    content = bytearray(zipped({"fan/train/normal_id_00_00000000.wav": b"whole", name: bytes(range(256)) * 100}))
+    local, central = (content.rindex(mark) for mark in (b"PK\x03\x04", b"PK\x01\x02"))
+    data = local + 30 + len(name)
+    if how == "flipped":
+        content[data + 50] ^= 1
+    elif how == "checksum":
+        content[central + 16] ^= 1
+    elif how == "size":  # half of the true one
+        content[central + 24 : central + 28] = (12800).to_bytes(4, "little")
+    elif how == "encrypted":
+        content[local + 6] |= 1
+        content[central + 8] |= 1
+    elif how == "compression":
+        content[local + 8] = content[central + 10] = 97
+    elif how == "cut":
+        content[data + 20 : data + 60] = b""
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("flipped", "is damaged: "),
+        ("checksum", "is damaged: Bad CRC-32"),
+        ("size", "is damaged: "),
+        ("encrypted", "is encrypted"),
+        ("compression", "is compressed by method 97, unknown here"),
+        ("cut", "is damaged: "),
+    ],
+)
+def test_a_member_that_cannot_be_unpacked_is_named(tmp_path, how, reason):
+    (tmp_path / "a.zip").write_bytes(damaged(how))
+    with pytest.raises(ValueError) as caught:
+        unpack([tmp_path / "a.zip"], tmp_path / "out")
+    expected = f"{tmp_path}/a.zip: 'fan/train/normal_id_00_0000000[01].wav' {reason}"
+    assert re.match(expected, str(caught.value)) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_name_that_comes_twice_is_refused_before_anything_is_unpacked(tmp_path, apart):
+    name = "fan/train/normal_id_00_00000000.wav"
+    (tmp_path / "a.zip").write_bytes(zipped({"fan/": b"", name: b"first"}))
+    if apart:
+        (tmp_path / "b.zip").write_bytes(zipped({"fan/": b"", name: b"second"}))
+    else:
+        with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr(name, b"second")
+    archives = sorted(tmp_path.glob("*.zip"))
+    with pytest.raises(ValueError, match=rf"{archives[-1]}: '{name}' is in {tmp_path}/a\.zip, too"):
+        unpack(archives, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 # ------------------------------------------------------------------------------------------------------- the table

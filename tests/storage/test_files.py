@@ -128,3 +128,14 @@ def test_what_is_no_full_disk_stays_what_it_is(tmp_path):
     assert not isinstance(caught.value, DiskFullError)
     with pytest.raises(soundfile.LibsndfileError), whole_file(tmp_path / "a") as unfinished:
         soundfile.write(unfinished, NOISE, 0, format="FLAC")
+
+
+def test_asking_why_a_write_failed_changes_nothing(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"what came so far")
+    with pytest.raises(OSError, match="broke off"), files.naming_full_disk(path, path):
+        raise OSError("broke off")
+    with pytest.raises(RuntimeError), files.naming_full_disk(tmp_path / "b", tmp_path / "b"):
+        raise RuntimeError
+    assert [each.name for each in tmp_path.iterdir()] == ["a"]
+    assert path.read_bytes() == b"what came so far"
