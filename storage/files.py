@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import IO, Any, Literal, Protocol
 
 import yaml
-
 from safetensors import SafetensorError
 
 UNFINISHED = ".unfinished"  # how the name of a file or folder ends that is still being written
