@@ -106,8 +106,7 @@ def one(judge: Judge, path: Path, picture: Path | None, name: str | None = None)
     if picture is not None and judgement.verdict is not None:
         from detection.why import draw
 
-        log_mel = judge.detector.log_mel_of_file(path, judge.channel)
-        draw(judge.detector, log_mel, judgement.verdict, picture, judgement.name)
+        draw(judge.detector, judgement.measured, judgement.verdict, picture, judgement.name)
     return judgement
 
 

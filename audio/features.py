@@ -13,6 +13,7 @@ import pandas as pd
 
 from audio.logmel import LogMelSettings
 from audio.manifest import COLUMNS
+from audio.scale import Scale
 from storage.files import whole_folder
 
 KINDS = ("original", "augmented")
@@ -25,11 +26,14 @@ class Features:
 
     `index`: one row per spectrogram, the manifest's columns plus `kind` (original or augmented), `view` (number of the
     augmentation, 0 for an original), `start` and `frames` (rows of the kind's file). `settings`: the front end. `mean`
-    and `std`: of the training normals' originals (dB).
+    and `std`: of the training normals' originals (dB); `within_std`: their standard deviation about each clip's mean.
     """
 
-    def __init__(self, index: pd.DataFrame, settings: LogMelSettings, mean: float, std: float, folder: Path):
-        self.index, self.settings, self.mean, self.std = index, settings, mean, std
+    def __init__(
+        self, index: pd.DataFrame, settings: LogMelSettings, mean: float, std: float, within_std: float, folder: Path
+    ):
+        self.index, self.settings = index, settings
+        self.mean, self.std, self.within_std = mean, std, within_std
         self._folder = folder
         self._kinds, self._starts, self._lengths = (index[name].to_numpy() for name in ("kind", "start", "frames"))
         self._files = {
@@ -47,10 +51,15 @@ class Features:
         numbers = {column: [""] for column in ("seconds", "offset")}
         index = pd.read_csv(folder / "index.csv", dtype=types, keep_default_na=False, na_values=numbers)
         stats = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
-        return cls(index, LogMelSettings(**stats["settings"]), stats["mean"], stats["std"], folder)
+        figures = (stats[name] for name in ("mean", "std", "within_std"))
+        return cls(index, LogMelSettings(**stats["settings"]), *figures, folder)
 
     def __len__(self) -> int:
         return len(self._kinds)
+
+    def scale(self, level: str) -> Scale:
+        """How these spectrograms are standardised, with their level kept or removed."""
+        return Scale("keep", self.mean, self.std) if level == "keep" else Scale(level, 0.0, self.within_std)
 
     def read(self, row: int, start: int = 0, frames: int | None = None) -> np.ndarray:
         """Log-mel (dB) of row number `row` of the index, float32 of shape (frames, mels).
@@ -82,7 +91,7 @@ class FeatureWriter:
         self._whole = ExitStack()
         self._rows: list[dict] = []  # of the index, not yet written
         self._written = dict.fromkeys(KINDS, 0)
-        self._count, self._sum, self._squares = 0, 0.0, 0.0
+        self._count, self._sum, self._squares, self._within = 0, 0.0, 0.0, 0.0
 
     def __enter__(self) -> "FeatureWriter":
         self._partial = self._whole.enter_context(whole_folder(self._folder))
@@ -108,6 +117,7 @@ class FeatureWriter:
             self._count += values.size
             self._sum += float(values.sum())
             self._squares += float(np.square(values).sum())
+            self._within += float(np.square(values - values.mean()).sum())
 
     def __exit__(self, exception: type | None, *others) -> None:
         if exception:
@@ -138,5 +148,6 @@ class FeatureWriter:
             raise ValueError("no training normals among the spectrograms")
         mean = self._sum / self._count
         std = max(self._squares / self._count - mean**2, 0.0) ** 0.5
-        stats = {"mean": mean, "std": std, "settings": asdict(self._settings)}
+        within_std = (self._within / self._count) ** 0.5
+        stats = {"mean": mean, "std": std, "within_std": within_std, "settings": asdict(self._settings)}
         (self._partial / "stats.json").write_text(json.dumps(stats, indent=2) + "\n", encoding="utf-8")

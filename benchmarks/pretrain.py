@@ -47,6 +47,7 @@ PRETRAINING = PretrainingSettings(
     epochs=1,
     batch_size=2,
     learning_rate=1e-4,
+    schedule="constant",
     temperature=0.05,
     mask_ratio=(0.625, 0.625),  # the mean of the paper's, so that all steps cost the same
     norm_pix_loss=True,
@@ -57,7 +58,9 @@ PRETRAINING = PretrainingSettings(
     frequency_mask=0.2,
     seed=0,
 )
-FINETUNING = FinetuningSettings(0.5, 0.5, epochs=1, batch_size=2, learning_rate=1e-4, temperature=0.05, seed=0)
+FINETUNING = FinetuningSettings(
+    0.5, 0.5, epochs=1, batch_size=2, learning_rate=1e-4, schedule="constant", temperature=0.05, seed=0
+)
 
 
 def write_corpus(folder: Path, clips: int) -> None:

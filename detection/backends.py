@@ -1,212 +1,232 @@
-"""Anomaly scores from the fine-tuned network's outputs: the paper's -log p and three distances, per machine identity.
+"""Anomaly scores: the paper's -log p, distances to the training normals, and their combination.
 
-A back-end is fitted on training normals only. `fit`, `score`, `arrays` and `restore` are the same for all of them:
-`embeddings` has shape (N, width), `logits` (N, identities), `identities` (N,) holds each row's identity as a column
-number of the logits. Scores have shape (N,), float64, higher is more anomalous. `arrays` holds everything that was
-fitted, so that a back-end can travel in a safetensors file.
+A back-end is a torch module whose buffers hold what was fitted, so that it is saved as they are and traced into an ONNX
+graph as it is. `fit` takes arrays of training normals alone; the result scores windows under every identity at once:
 
-scikit-learn is imported where it is used: judging a recording with a fitted detector mostly needs none of it, and would
-wait a second for it.
+    x  (B, d)  a representation of B windows, see `Representations`      scores  (B, I)  higher is more anomalous
+
+An identity that a back-end cannot judge has NaN. `identities` number the machines; `types` names each one's type. All
+covariances are shared by the identities of a type: a few clips of one machine say little about 700 dimensions.
+
+scikit-learn is imported where it is used: judging needs none of it, and would wait a second for it.
 """
 
-from typing import ClassVar, Protocol, Self
+from collections.abc import Sequence
+from typing import Any, Self
 
 import numpy as np
-import pandas as pd
-from scipy.special import logsumexp
-
-FOLDS = 5  # of the training clips' held-out scores
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 Arrays = dict[str, np.ndarray]
 
-
-class Backend(Protocol):
-    name: ClassVar[str]
-
-    def fit(self, embeddings: np.ndarray, identities: np.ndarray) -> Self: ...
-
-    def score(self, embeddings: np.ndarray, logits: np.ndarray, identities: np.ndarray) -> np.ndarray: ...
-
-    def arrays(self) -> Arrays: ...
-
-    def restore(self, arrays: Arrays) -> Self: ...
+FLOOR = 1e-3  # of the mean variance, below which no variance is taken to be: clips of a machine that stands still
 
 
-class NegativeLogProbability:
-    """The paper's anomaly score, -log p(own identity | clip) (section 2.5.2), in nats. It has nothing to fit."""
+class Backend(nn.Module):
+    """A back-end; what was fitted are its buffers. `arrays` and `from_arrays` carry them."""
 
-    name = "negative_log_probability"
-
-    def fit(self, embeddings: np.ndarray, identities: np.ndarray) -> Self:
-        return self
-
-    def score(self, embeddings: np.ndarray, logits: np.ndarray, identities: np.ndarray) -> np.ndarray:
-        margins = logits.astype(float)  # (N, C)
-        margins -= np.take_along_axis(margins, identities[:, None], 1)
-        np.put_along_axis(margins, identities[:, None], -np.inf, 1)
-        # log(1 + sum of the others' odds): stays exact where p is so near 1 that 1 - p would round to 0
-        with np.errstate(divide="ignore"):  # a single identity has no others: log 0
-            return np.logaddexp(0.0, logsumexp(margins, axis=1))
-
-    def arrays(self) -> Arrays:
-        return {}
-
-    def restore(self, arrays: Arrays) -> Self:
-        return self
-
-
-class _PerIdentity:
-    """What the distances share: their fitted arrays per identity, and scoring each row against its own identity's."""
-
-    name: ClassVar[str]
-
-    def __init__(self) -> None:
-        self._fitted: dict[int, Arrays] = {}
-
-    def fit(self, embeddings: np.ndarray, identities: np.ndarray) -> Self:
-        embeddings = embeddings.astype(float)
-        self._fitted = {}
-        # of one embedding value within its identity; a floor for identities whose few clips hardly differ
-        spread = np.mean([embeddings[identities == one].var(axis=0).mean() for one in np.unique(identities)])
-        for one in np.unique(identities):
-            own = embeddings[identities == one]
-            own = np.repeat(own, 2, axis=0) if len(own) == 1 else own  # scikit-learn wants two
-            self._fitted[int(one)] = self._fit_one(own, max(spread, 1e-12))
-        return self
-
-    def score(self, embeddings: np.ndarray, logits: np.ndarray, identities: np.ndarray) -> np.ndarray:
-        scores = np.empty(len(embeddings))
-        for one in np.unique(identities):
-            if one not in self._fitted:
-                raise ValueError(f"{self.name} was not fitted for identity number {one}")
-            rows = identities == one
-            scores[rows] = self._score_one(embeddings[rows].astype(float), self._fitted[int(one)])
-        return scores
-
-    def arrays(self) -> Arrays:
-        return {f"{one}.{key}": array for one, arrays in self._fitted.items() for key, array in arrays.items()}
-
-    def restore(self, arrays: Arrays) -> Self:
-        self._fitted = {}
-        for name, array in arrays.items():
-            one, key = name.split(".")
-            self._fitted.setdefault(int(one), {})[key] = array
-        return self
-
-    def _fit_one(self, embeddings: np.ndarray, spread: float) -> Arrays:
-        raise NotImplementedError
-
-    def _score_one(self, embeddings: np.ndarray, arrays: Arrays) -> np.ndarray:
-        raise NotImplementedError
-
-
-class NearestNeighbour(_PerIdentity):
-    """Mean distance to the `neighbours` nearest training normals of the identity, or to all where it has fewer.
-
-    `metric` is cosine (0 to 2) or euclidean.
-    """
-
-    name = "nearest_neighbour"
-
-    def __init__(self, neighbours: int = 1, metric: str = "cosine") -> None:
+    def __init__(self, arrays: Arrays):
         super().__init__()
-        self.neighbours, self.metric = neighbours, metric
+        self.whole: dict[str, Any] = {}  # the whole numbers among them, as Python's: they say how the computation goes
+        for name, array in arrays.items():
+            whole = np.issubdtype(array.dtype, np.integer)
+            if whole:
+                self.whole[name] = array.tolist()
+            array = array.astype(np.int64 if whole else np.float32, order="C")
+            self.register_buffer(name, torch.from_numpy(array.copy()))
 
-    def _fit_one(self, embeddings: np.ndarray, spread: float) -> Arrays:
-        return {"embeddings": embeddings.astype(np.float32)}
+    @classmethod
+    def fit(cls, x: np.ndarray, identities: np.ndarray, types: Sequence[str]) -> Self:
+        """Fit to the training normals `x` (N, d) of `identities` (N,); `types` (I,) are all identities' types."""
+        raise NotImplementedError
 
-    def _score_one(self, embeddings: np.ndarray, arrays: Arrays) -> np.ndarray:
-        from sklearn.neighbors import NearestNeighbors
+    def arrays(self) -> Arrays:
+        """What was fitted, by name."""
+        return {name: buffer.cpu().numpy() for name, buffer in self.named_buffers()}
 
-        known = arrays["embeddings"].astype(float)
-        search = NearestNeighbors(n_neighbors=min(self.neighbours, len(known)), metric=self.metric, algorithm="brute")
-        return search.fit(known).kneighbors(embeddings)[0].mean(axis=1)
+    def forward(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
 
 
-class Mahalanobis(_PerIdentity):
-    """Mahalanobis distance to the mean of the identity's training normals, under their Ledoit-Wolf shrunk covariance.
+class NegativeLogProbability(Backend):
+    """The paper's anomaly score, -log p(identity | clip) (section 2.5.2), in nats, from the logits. Nothing is fitted.
 
-    Shrinkage makes the covariance invertible with fewer clips than dimensions; 1e-3 of the identities' mean variance is
-    added to its diagonal, which matters only where an identity's clips are (nearly) equal.
+    Of an identity that is no class of the network there is none.
     """
 
-    name = "mahalanobis"
+    @classmethod
+    def fit(cls, x: np.ndarray, identities: np.ndarray, types: Sequence[str]) -> Self:
+        return cls({"machines": np.array(len(types))})
 
-    def _fit_one(self, embeddings: np.ndarray, spread: float) -> Arrays:
-        from sklearn.covariance import LedoitWolf
-
-        covariance = LedoitWolf(store_precision=False).fit(embeddings).covariance_ + 1e-3 * spread * np.eye(
-            embeddings.shape[1]
-        )
-        whitening = np.linalg.inv(np.linalg.cholesky(covariance))  # covariance^-1 = W'W
-        return {"mean": embeddings.mean(axis=0).astype(np.float32), "whitening": whitening.astype(np.float32)}
-
-    def _score_one(self, embeddings: np.ndarray, arrays: Arrays) -> np.ndarray:
-        centred = embeddings - arrays["mean"].astype(float)
-        return np.linalg.norm(centred @ arrays["whitening"].astype(float).T, axis=1)
+    def forward(self, x: Tensor) -> Tensor:
+        classes = x.shape[1]
+        margins = x.unsqueeze(1) - x.unsqueeze(2)  # (B, C, C): how much more another class is said than this one
+        others = margins.masked_fill(torch.eye(classes, dtype=torch.bool, device=x.device), -torch.inf)
+        # log(1 + sum of the others' odds) stays exact where p is so near 1 that 1 - p would round to 0
+        scores = F.softplus(others.logsumexp(dim=2), threshold=80)
+        return F.pad(scores, (0, self.whole["machines"] - classes), value=torch.nan)
 
 
-class GaussianMixture(_PerIdentity):
+class Mahalanobis(Backend):
+    """Mahalanobis distance to the mean of an identity's training normals, under the covariance within its type.
+
+    Each dimension is divided by its standard deviation within the identities of the type. The covariance of what is
+    left once each identity's mean is taken away is shrunk after Ledoit and Wolf (2004): (1 - a) S + a m 1, where m is
+    the mean variance. S has at most as many directions of variance as there are clips. So the distance is measured
+    along these `directions`, and in one piece across all others, where the variance is `rest` = a m.
+    """
+
+    @classmethod
+    def fit(cls, x: np.ndarray, identities: np.ndarray, types: Sequence[str]) -> Self:
+        x, names = x.astype(float), np.array(types)
+        means = np.full((len(types), x.shape[1]), np.nan)
+        for identity in np.unique(identities):
+            means[identity] = x[identities == identity].mean(axis=0)
+        arrays = {"means": means, "type_of": np.unique(names, return_inverse=True)[1]}
+        for number, name in enumerate(np.unique(names)):
+            rows = names[identities] == name
+            if rows.any():
+                fitted = _shrunk_covariance(x[rows] - means[identities[rows]], x.std(axis=0))
+                arrays |= {f"{key}_{number}": array for key, array in fitted.items()}
+        return cls(arrays)
+
+    def forward(self, x: Tensor) -> Tensor:
+        columns = []
+        for mean, number in zip(self.means, self.whole["type_of"], strict=True):
+            if not hasattr(self, f"std_{number}"):
+                columns.append(torch.full_like(x[:, 0], torch.nan))
+                continue
+            std, directions, variances, rest = (
+                getattr(self, f"{key}_{number}") for key in ("std", "directions", "variances", "rest")
+            )
+            centred = (x - mean) / std  # (B, d)
+            along = centred @ directions  # (B, r)
+            across = (centred - along @ directions.T).square().sum(dim=1)
+            columns.append(((along.square() / variances).sum(dim=1) + across / rest).sqrt())
+        return torch.stack(columns, dim=1)
+
+
+def _shrunk_covariance(residuals: np.ndarray, overall: np.ndarray) -> Arrays:
+    """Ledoit-Wolf covariance of `residuals` (N, d) about 0; `overall` (d,) are deviations for lack of any other."""
+    from sklearn.covariance import ledoit_wolf_shrinkage
+
+    variance = np.square(residuals).mean(axis=0)
+    if not variance.any():  # no identity has two clips that differ
+        variance = np.square(overall) if overall.any() else np.ones_like(overall)
+    std = np.sqrt(np.maximum(variance, FLOOR * variance.mean()))
+    residuals = residuals / std
+    shrinkage = ledoit_wolf_shrinkage(residuals, assume_centered=True) if residuals.any() else 1.0
+    mean_variance = np.square(residuals).mean() or 1.0
+    _, values, directions = np.linalg.svd(residuals, full_matrices=False)
+    variances = np.square(values) / len(residuals)
+    kept = variances > 1e-9 * max(variances.max(), 1e-9)
+    return {
+        "std": std,
+        "directions": directions[kept].T,  # (d, r)
+        "variances": (1 - shrinkage) * variances[kept] + shrinkage * mean_variance,
+        "rest": np.array(max(shrinkage * mean_variance, FLOOR * mean_variance)),
+    }
+
+
+class NearestNeighbour(Backend):
+    """Mean cosine distance (0 to 2) to the `neighbours` nearest training normals of the identity, or to all it has."""
+
+    @classmethod
+    def fit(cls, x: np.ndarray, identities: np.ndarray, types: Sequence[str], neighbours: int = 1) -> Self:
+        order = np.argsort(identities, kind="stable")
+        counts = np.bincount(identities, minlength=len(types))
+        return cls({"known": _directions(x[order]), "counts": counts, "neighbours": np.array(neighbours)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        distances = 1 - F.normalize(x, dim=1) @ self.known.T  # (B, N)
+        columns = []
+        for of_identity in distances.split(self.whole["counts"], dim=1):
+            if of_identity.shape[1]:
+                k = min(self.whole["neighbours"], of_identity.shape[1])
+                columns.append(of_identity.topk(k, dim=1, largest=False).values.mean(dim=1))
+            else:
+                columns.append(torch.full_like(x[:, 0], torch.nan))
+        return torch.stack(columns, dim=1)
+
+
+def _directions(x: np.ndarray) -> np.ndarray:
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
+class LocalDensity(Backend):
+    """Cosine distance to the nearest training normal, divided by how far that normal lies from its own neighbours.
+
+    So a distance counts for more where an identity's normals lie close together. `spacing` is the mean distance of a
+    normal to the SPACED others nearest to it; an identity with a single normal takes the mean of its type.
+    """
+
+    SPACED = 4
+
+    @classmethod
+    def fit(cls, x: np.ndarray, identities: np.ndarray, types: Sequence[str]) -> Self:
+        order = np.argsort(identities, kind="stable")
+        known, identities = _directions(x[order].astype(float)), identities[order]
+        spacing = np.full(len(known), np.nan)
+        for identity in np.unique(identities):
+            rows = identities == identity
+            distances = np.sort(1 - known[rows] @ known[rows].T, axis=1)[:, 1 : 1 + cls.SPACED]
+            if distances.shape[1]:
+                spacing[rows] = distances.mean(axis=1)
+        of_type = np.array(types)[identities]
+        for name in np.unique(of_type):
+            rows = of_type == name
+            usual = np.nanmean(spacing[rows]) if np.isfinite(spacing[rows]).any() else 1.0
+            spacing[rows] = np.where(np.isfinite(spacing[rows]), spacing[rows], usual)
+            spacing[rows] = np.maximum(spacing[rows], max(FLOOR * usual, 1e-9))
+        return cls({"known": known, "spacing": spacing, "counts": np.bincount(identities, minlength=len(types))})
+
+    def forward(self, x: Tensor) -> Tensor:
+        distances = 1 - F.normalize(x, dim=1) @ self.known.T  # (B, N)
+        counts, columns = self.whole["counts"], []
+        for of_identity, spacing in zip(distances.split(counts, dim=1), self.spacing.split(counts), strict=True):
+            if len(spacing):
+                nearest = of_identity.min(dim=1)
+                columns.append(nearest.values / spacing[nearest.indices])
+            else:
+                columns.append(torch.full_like(x[:, 0], torch.nan))
+        return torch.stack(columns, dim=1)
+
+
+class GaussianMixture(Backend):
     """Negative log-likelihood (nats, any sign) under a mixture of diagonal Gaussians of the identity's normals.
 
-    It has `components` of them, but one for every 4 clips at most; a tenth of the identities' mean variance is added to
-    every variance, since a few clips say little about it.
+    It has `components` of them, but one for every 4 clips at most; a tenth of the type's mean variance within its
+    identities is added to every variance, since a few clips say little about it.
     """
 
-    name = "gaussian_mixture"
-
-    def __init__(self, components: int = 2, seed: int = 0) -> None:
-        super().__init__()
-        self.components, self.seed = components, seed
-
-    def _fit_one(self, embeddings: np.ndarray, spread: float) -> Arrays:
+    @classmethod
+    def fit(
+        cls, x: np.ndarray, identities: np.ndarray, types: Sequence[str], components: int = 2, seed: int = 0
+    ) -> Self:
         from sklearn.mixture import GaussianMixture as Mixture
 
-        components = max(1, min(self.components, len(embeddings) // 4))
-        mixture = Mixture(components, covariance_type="diag", reg_covar=0.1 * spread, random_state=self.seed)
-        mixture.fit(embeddings)
-        return {
-            "weights": mixture.weights_.astype(np.float32),
-            "means": mixture.means_.astype(np.float32),
-            "covariances": mixture.covariances_.astype(np.float32),
-        }
+        x, names = x.astype(float), np.array(types)
+        shape = (len(types), components, x.shape[1])
+        weights, means, variances = np.zeros(shape[:2]), np.zeros(shape), np.ones(shape)
+        for identity in np.unique(identities):
+            members = [i for i in np.unique(identities) if names[i] == names[identity]]
+            within = np.mean([x[identities == i].var(axis=0).mean() for i in members])
+            clips = x[identities == identity]
+            clips = np.repeat(clips, 2, axis=0) if len(clips) == 1 else clips  # scikit-learn wants two
+            count = max(1, min(components, len(clips) // 4))
+            spread = 0.1 * max(within, 1e-12)
+            mixture = Mixture(count, covariance_type="diag", reg_covar=spread, random_state=seed).fit(clips)
+            weights[identity, :count], means[identity, :count] = mixture.weights_, mixture.means_
+            variances[identity, :count] = mixture.covariances_
+        return cls({"weights": weights, "means": means, "variances": variances})
 
-    def _score_one(self, embeddings: np.ndarray, arrays: Arrays) -> np.ndarray:
-        weights, means, covariances = (arrays[key].astype(float) for key in ("weights", "means", "covariances"))
-        distances = ((embeddings[:, None] - means) ** 2 / covariances).sum(2)  # (N, components)
-        constants = np.log(2 * np.pi * covariances).sum(1)  # (components,)
-        return -logsumexp(np.log(weights) - (distances + constants) / 2, axis=1)
-
-
-def all_backends(neighbours: int, components: int, seed: int) -> dict[str, Backend]:
-    """Every back-end, unfitted, by its name; the paper's first."""
-    backends = (
-        NegativeLogProbability(),
-        NearestNeighbour(neighbours),
-        Mahalanobis(),
-        GaussianMixture(components, seed),
-    )
-    return {backend.name: backend for backend in backends}
-
-
-def fit_and_score_held_out(
-    backend: Backend, embeddings: np.ndarray, logits: np.ndarray, identities: np.ndarray, clips: np.ndarray
-) -> np.ndarray:
-    """Fits `backend` on training normals and returns their own scores (N,), each under a fit without its clip.
-
-    A nearest neighbour would find the clip itself, at distance 0, and any fit takes its own samples for more normal
-    than new ones: a threshold from such scores would call every new recording anomalous. (The network did see all of
-    them.) `clips` (N,) numbers the clip that a row, a window, comes from. There are `FOLDS` folds over the clips of an
-    identity; an identity of one clip is scored against itself.
-    """
-    clips_of = pd.Series(clips).groupby(identities)
-    position = clips_of.transform(lambda clips: pd.factorize(clips)[0]).to_numpy()
-    alone = clips_of.transform("nunique").to_numpy() == 1
-    scores = np.empty(len(embeddings))
-    for fold in range(FOLDS):
-        out = position % FOLDS == fold
-        if out.any():
-            backend.fit(embeddings[~out | alone], identities[~out | alone])
-            scores[out] = backend.score(embeddings[out], logits[out], identities[out])
-    backend.fit(embeddings, identities)
-    return scores
+    def forward(self, x: Tensor) -> Tensor:
+        columns = []
+        for weights, means, variances in zip(self.weights, self.means, self.variances, strict=True):
+            distances = ((x.unsqueeze(1) - means).square() / variances).sum(dim=2)  # (B, components)
+            constants = (2 * torch.pi * variances).log().sum(dim=1)  # (components,)
+            likelihood = (weights.log() - (distances + constants) / 2).logsumexp(dim=1)
+            columns.append(torch.where(weights.sum() > 0, -likelihood, torch.full_like(likelihood, torch.nan)))
+        return torch.stack(columns, dim=1)

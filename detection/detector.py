@@ -1,57 +1,42 @@
-"""The trained detector: from a recording of a machine to an anomaly score, a threshold and a verdict.
+"""The trained detector: from a recording of a machine to an anomaly score, a p-value and a verdict.
 
 It is what `stages.score` scores the test clips with, and what travels in a folder to where recordings are judged:
 
-    finetuned/, pretrained/   networks, as `model.checkpoints` writes them
-    backends.safetensors      what the back-ends learned from the training normals
-    detector.json             settings, thresholds, and the training normals' scores per back-end and machine
+    pretrained/, finetuned/   networks, as `model.checkpoints` writes them; with a single machine there is no finetuned/
+    ensemble.safetensors      what the back-ends learned from the training normals
+    recordings.json           the healthy recordings it knows: machine, role, file, SHA-256
+    recordings.safetensors    their scores by back-end
+    detector.json             settings, machines, and what it was trained on
     checksums.json            SHA-256 of all the above: a file that is missing, cut or changed is noticed
 
 Only safetensors and JSON are read; nothing in the folder is executed.
 """
 
-import json
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Self
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 import soxr
 import torch
+from torch import Tensor
 
 from audio.clips import RATES, SHORTEST_SECONDS, SILENCE, read_blocks
 from audio.logmel import LogMelSettings
-from audio.streaming import log_mel_of_blocks
-from detection.backends import Backend, all_backends, fit_and_score_held_out
-from detection.thresholds import threshold
-from model.checkpoints import load_model, read_json, save_model
-from model.network import RCMAE, IdentityClassifier, network_input
-from storage.files import sha256, whole_file, whole_folder
+from audio.scale import Scale, fill
+from audio.streaming import log_mel_blocks
+from detection.backends import Arrays
+from detection.calibration import Calibration, choose, needed
+from detection.ensemble import Ensemble, clip_means
+from detection.folder import Description, Recordings, Settings, read_folder, write_folder
+from detection.names import LABEL_FREE
+from detection.representations import BATCH, Representations
+from model.network import RCMAE, IdentityClassifier
 
-FORMAT = 1
-FILES = (
-    "detector.json",
-    "backends.safetensors",
-    *(f"{name}/{file}" for name in ("finetuned", "pretrained") for file in ("config.json", "model.safetensors")),
-)
-BATCH = 16  # windows that pass the network at once
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What scoring needs beside the networks; the names are those of the params group `score`."""
-
-    backend: str = "negative_log_probability"  # the one that decides when none is named
-    neighbours: int = 1
-    components: int = 2
-    window_hop: int = 160  # frames between the windows of a longer recording
-    threshold_quantile: float = 0.9
-    seed: int = 0
+TRAVELLING = ("logmel", "scale", "norm_pix_loss")  # what a network's config holds beside the network itself
 
 
 @dataclass(frozen=True)
@@ -70,22 +55,44 @@ class Verdict:
 
     machine_type: str
     machine_id: str
-    backend: str
+    backend: str  # that decided
     score: float  # mean over the windows; higher is more anomalous
     threshold: float
-    percentile: float  # share (%) of the machine's normal training clips that score at most this
-    anomalous: bool  # the score is above the threshold
+    anomalous: bool  # the score is above the threshold, which is where the p-value is at most alpha
+    p_value: float  # share of healthy recordings that score at least this high
+    alpha: float  # share of healthy recordings that raise an alarm
+    n: int  # calibration recordings
+    calibration: str  # where they come from, see `detection.calibration.Calibration`
+    warnings: tuple[str, ...]  # what to know before believing it
     seconds: float
     windows: tuple[Window, ...]
 
+    @property
+    def word(self) -> str:
+        return "anomalous" if self.anomalous else "normal"
+
+    @property
+    def sentence(self) -> str:
+        """The verdict for people, in one line."""
+        share = 100 * self.p_value
+        often = f"{share:.0f} of 100" if share >= 1 else f"{10 * share:.0f} of 1000"
+        return (
+            f"{self.machine_type} {self.machine_id} is {self.word.upper()}: of healthy recordings about {often} would "
+            f"score this high (score {self.score:.4g}, threshold {self.threshold:.4g})"
+        )
+
 
 @dataclass(frozen=True)
-class Outputs:
-    """What the fine-tuned network says of the n windows of a recording."""
+class Measured:
+    """What the back-ends say of a recording as one of a machine: W windows."""
 
-    starts: np.ndarray  # (n,), frames
-    embeddings: np.ndarray  # (n, width), float32
-    logits: np.ndarray  # (n, identities), float32
+    starts: np.ndarray  # (W,), frames
+    scores: dict[str, np.ndarray]  # (W,) by back-end
+    frames: int  # of the whole recording
+    worst: (
+        np.ndarray
+    )  # log-mel (f, M), dB, float16, of the window with the highest score under the back-end that decides
+    warnings: tuple[str, ...] = ()
 
 
 def window_starts(length: int, frames: int, hop: int) -> np.ndarray:
@@ -105,7 +112,7 @@ class Detector:
     >>> detector = Detector.load("data/detector")
     >>> waveform, sample_rate = soundfile.read("pump.wav")
     >>> verdict = detector.score(waveform, sample_rate, "pump", "id_00")
-    >>> verdict.anomalous == (verdict.score > verdict.threshold)
+    >>> verdict.anomalous == (verdict.score > verdict.threshold) == (verdict.p_value <= verdict.alpha)
     True
     >>> round(verdict.seconds), verdict.windows[0].start
     (2, 0.0)
@@ -113,126 +120,88 @@ class Detector:
 
     def __init__(
         self,
-        classifier: IdentityClassifier,
         pretrained: RCMAE,
+        classifier: IdentityClassifier | None,
         config: dict,
-        settings: Settings,
-        pretrained_config: dict | None = None,
+        description: Description,
         device: str = "cpu",
     ):
-        """A detector without thresholds yet, see `fit`. `config` is what `load_model` gives with the classifier."""
+        """A detector that knows no recording yet, see `fit`. `config` is what `load_model` gives with `pretrained`."""
         self.device = torch.device(device)
-        self.classifier, self.pretrained = classifier.eval().to(self.device), pretrained.eval().to(self.device)
-        self.config, self.pretrained_config, self.settings = config, pretrained_config or config, settings
+        self.config, self.description = {name: config[name] for name in TRAVELLING}, description
         self.front_end = LogMelSettings(**config["logmel"])
-        self.mean, self.std = config["mean"], config["std"]  # dB, of the training normals
-        self.identities: list[str] = config["identities"]
-        self.backends: dict[str, Backend] = all_backends(settings.neighbours, settings.components, settings.seed)
-        self.training_scores: dict[str, dict[str, list[float]]] = {}  # back-end -> identity -> sorted scores
-        self.thresholds: dict[str, dict[str, float]] = {}  # back-end -> identity -> value
+        self.representations = Representations(pretrained, classifier, Scale(**config["scale"])).eval().to(self.device)
+        self.ensemble: Ensemble | None = None
+        self.recordings = Recordings([], {})
+
+    @property
+    def recordings(self) -> Recordings:
+        """The healthy recordings that scores are compared with."""
+        return self._recordings
+
+    @recordings.setter
+    def recordings(self, recordings: Recordings) -> None:
+        self._recordings = recordings
+        self._calibrations: dict[tuple[str, str], Calibration] = {}
+
+    # ------------------------------------------------------------------------------------------- what it knows
+
+    @property
+    def settings(self) -> Settings:
+        return self.description.settings
+
+    @property
+    def identities(self) -> list[str]:
+        """Names of all machines, "fan/id_00", by their number."""
+        return [f"{machine.type}/{machine.id}" for machine in self.description.machines]
 
     @property
     def machines(self) -> dict[str, list[str]]:
         """Machine ids by machine type, all that the detector can judge."""
         types: dict[str, list[str]] = {}
-        for machine_type, machine_id in (identity.split("/") for identity in self.identities):
-            types.setdefault(machine_type, []).append(machine_id)
+        for machine in self.description.machines:
+            types.setdefault(machine.type, []).append(machine.id)
         return types
 
-    @torch.inference_mode()
-    def outputs(self, log_mel: np.ndarray) -> Outputs:
-        """The fine-tuned network's outputs for the windows of a log-mel spectrogram (frames, mels) in dB."""
+    @property
+    def frames(self) -> int:
+        """Length of a window."""
+        return self.representations.frames
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """Names of the back-ends and combinations that the detector has."""
+        return self._fitted().names
+
+    def identity(self, machine_type: str, machine_id: str) -> str:
+        """The name of a machine, "fan/id_00". Raises ValueError, with the known ones, when it is unknown."""
+        identity = f"{machine_type}/{machine_id}"
+        if identity not in self.identities:
+            known = "; ".join(f"{name} {' '.join(ids)}" for name, ids in self.machines.items())
+            raise ValueError(f"machine {machine_type} {machine_id} is unknown. Known: {known}")
+        return identity
+
+    def check_backend(self, backend: str) -> None:
+        """Raises ValueError, with the known ones, when there is no such back-end."""
+        if backend not in self.backends:
+            raise ValueError(f"back-end {backend!r} is unknown: {', '.join(self.backends)}")
+
+    def _fitted(self) -> Ensemble:
+        if self.ensemble is None:
+            raise ValueError("the detector was not fitted")
+        return self.ensemble
+
+    # ------------------------------------------------------------------------------------------- sound to windows
+
+    def windows(self, log_mel: np.ndarray) -> Tensor:
+        """The windows (W, F, M) in dB that cover a spectrogram (frames, mels); a short one is repeated to fill one."""
         starts = self.window_starts(len(log_mel))
-        embeddings, logits = [], []
-        for first in range(0, len(starts), BATCH):
-            said = self.classifier(self._input(log_mel, starts[first : first + BATCH]))
-            embeddings.append(said.embedding.cpu().numpy())
-            logits.append(said.logits.cpu().numpy())
-        return Outputs(starts, np.concatenate(embeddings), np.concatenate(logits))
+        # the features on disk are float16, and a recording must get the score that it gets there
+        pieces = (torch.from_numpy(log_mel[start : start + self.frames].astype(np.float16)) for start in starts)
+        return torch.stack([fill(piece, self.frames) for piece in pieces])
 
-    @torch.inference_mode()
-    def pretrained_embedding(self, log_mel: np.ndarray) -> np.ndarray:
-        """Embedding (width,) of a spectrogram before fine-tuning, the mean over its windows."""
-        starts = self.window_starts(len(log_mel))
-        batches = (starts[first : first + BATCH] for first in range(0, len(starts), BATCH))
-        embeddings = [self.pretrained.embed(self._input(log_mel, batch)).cpu().numpy() for batch in batches]
-        return np.concatenate(embeddings).mean(axis=0)
-
-    def fit(
-        self, embeddings: np.ndarray, logits: np.ndarray, counts: np.ndarray, identities: list[str]
-    ) -> dict[str, np.ndarray]:
-        """Fit back-ends and thresholds to the training normals; their scores (N,) by back-end.
-
-        `embeddings` (W, width) and `logits` (W, identities) are of all windows, clip after clip; `counts` (N,) and
-        `identities` (N,), such as "fan/id_00", are the clips' numbers of windows and machines. The scores come from
-        fits that did not see the clip, see `fit_and_score_held_out`.
-        """
-        clips, machines = self._of_windows(counts, identities)
-        scores = {}
-        for name, backend in self.backends.items():
-            of_windows = fit_and_score_held_out(backend, embeddings, logits, machines, clips)
-            scores[name] = np.bincount(clips, of_windows) / counts
-            own = {each: scores[name][np.array(identities) == each] for each in self.identities}
-            self.training_scores[name] = {each: sorted(values.tolist()) for each, values in own.items()}
-            self.thresholds[name] = {
-                each: threshold(values, self.settings.threshold_quantile) for each, values in own.items()
-            }
-        return scores
-
-    def clip_scores(
-        self, embeddings: np.ndarray, logits: np.ndarray, counts: np.ndarray, identities: list[str]
-    ) -> dict[str, np.ndarray]:
-        """Scores (N,) by back-end of clips that the back-ends were not fitted to, given as `fit` takes them."""
-        clips, machines = self._of_windows(counts, identities)
-        of_windows = {name: backend.score(embeddings, logits, machines) for name, backend in self.backends.items()}
-        return {name: np.bincount(clips, scores) / counts for name, scores in of_windows.items()}
-
-    def _of_windows(self, counts: np.ndarray, identities: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Number of each window's clip (W,), and of its machine (W,), a column of the logits."""
-        machines = [self.identities.index(one) for one in identities]
-        return np.repeat(np.arange(len(counts)), counts), np.repeat(machines, counts)
-
-    def score(
-        self,
-        waveform: np.ndarray,
-        sample_rate: int,
-        machine_type: str,
-        machine_id: str,
-        backend: str | None = None,
-    ) -> Verdict:
-        """Judge a recording of one machine.
-
-        `waveform` has shape (samples,), one channel, floats of full scale 1, `sample_rate` is in Hz. Raises ValueError
-        for a machine that the detector does not know, and for a waveform that is silent, not finite, of integers or
-        shorter than a second.
-        """
-        waveform = np.asarray(waveform)
-        if not np.issubdtype(waveform.dtype, np.floating):
-            raise ValueError(f"the waveform has {waveform.dtype} values: floats of full scale 1 are needed")
-        if not RATES[0] <= sample_rate <= RATES[1]:
-            raise ValueError(f"sample rate of {sample_rate} Hz, allowed are {RATES[0]} to {RATES[1]}")
-        waveform = waveform.astype(np.float32)
-        if waveform.ndim != 1:
-            raise ValueError(f"the waveform has shape {waveform.shape}: one channel, (samples,), is needed")
-        if not np.isfinite(waveform).all():
-            raise ValueError("the waveform has samples that are not finite")
-        if sample_rate != self.front_end.sample_rate:
-            waveform = soxr.resample(waveform, sample_rate, self.front_end.sample_rate)
-        return self.judge(self.log_mel([waveform]), machine_type, machine_id, backend)
-
-    def score_file(
-        self, path: Path, machine_type: str, machine_id: str, backend: str | None = None, channel: int = 0
-    ) -> Verdict:
-        """Judge a WAV or FLAC file of any length and sample rate by one of its channels; see `score`."""
-        self.identity(machine_type, machine_id)  # before an hour of sound is read
-        return self.judge(self.log_mel_of_file(path, channel), machine_type, machine_id, backend)
-
-    def log_mel_of_file(self, path: Path, channel: int = 0) -> np.ndarray:
-        """The spectrogram of a WAV or FLAC file, as `log_mel` gives it."""
-        return self.log_mel(read_blocks(path, channel, self.front_end.sample_rate))
-
-    def log_mel(self, blocks: Iterable[np.ndarray]) -> np.ndarray:
-        """Log-mel (frames, mels), dB, float16, of the waveform whose pieces (samples,) `blocks` yields.
+    def spectrogram(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Log-mel (f, mels), dB, float16, piece by piece, of the waveform whose pieces (samples,) `blocks` yields.
 
         Raises ValueError when there is less than a second of it, or only silence.
         """
@@ -253,117 +222,254 @@ class Detector:
                 seconds = samples / self.front_end.sample_rate
                 raise ValueError(f"{seconds:.3g} s of sound, at least {SHORTEST_SECONDS} s are needed")
             first.append(block)
-        spectrogram = log_mel_of_blocks(chain([np.concatenate(first)], waveforms), self.front_end)
+        yield from log_mel_blocks(chain([np.concatenate(first)], waveforms), self.front_end)
         if high - low <= SILENCE:
             raise ValueError("the recording is silent")
-        return spectrogram
 
-    def window_scores(self, outputs: Outputs, identity: str, backend: str) -> np.ndarray:
-        """Scores (n,) of a recording's windows as ones of `identity` ("fan/id_00"); the recording's is their mean."""
-        return self.score_outputs(outputs.embeddings, outputs.logits, identity, backend)
+    def _window_batches(self, pieces: Iterable[np.ndarray]) -> Iterator[tuple[list[int], list[np.ndarray], int]]:
+        """Windows of a spectrogram that comes in pieces: first frames, log-mels (f, M), and all frames so far.
 
-    def score_outputs(self, embeddings: np.ndarray, logits: np.ndarray, identity: str, backend: str) -> np.ndarray:
-        self.check_backend(backend)
-        return self.backends[backend].score(embeddings, logits, np.full(len(logits), self.identities.index(identity)))
+        No more than a batch and a window are held, whatever the recording's length.
+        """
+        frames, hop = self.frames, self.settings.window_hop
+        rest, first, start = np.zeros((0, self.front_end.n_mels), np.float16), 0, 0  # `rest` begins with frame `first`
+        starts: list[int] = []
+        windows: list[np.ndarray] = []
+        total = 0
+        for piece in pieces:
+            rest = np.concatenate([rest, piece])
+            total = first + len(rest)
+            while start + frames < total:  # the last window is another: it ends with the recording
+                starts.append(start)
+                windows.append(rest[start - first : start - first + frames])
+                start += hop
+                if len(starts) == BATCH:
+                    yield starts, windows, total
+                    starts, windows = [], []
+            kept = max(min(start, total - frames), first)
+            rest, first = rest[kept - first :], kept
+        last = max(total - frames, 0)
+        yield [*starts, last], [*windows, rest[last - first :]], total
 
-    def check_backend(self, backend: str) -> None:
-        """Raises ValueError, with the known ones, when there is no such back-end."""
-        if backend not in self.backends:
-            raise ValueError(f"back-end {backend!r} is unknown: {', '.join(self.backends)}")
+    def represent(self, log_mel: np.ndarray) -> Arrays:
+        """Representations (W, d) by name of the windows of a spectrogram (frames, mels) in dB."""
+        return {name: x.numpy() for name, x in self.representations.of(self.windows(log_mel)).items()}
 
-    def judge(self, log_mel: np.ndarray, machine_type: str, machine_id: str, backend: str | None = None) -> Verdict:
-        """Judge a log-mel spectrogram (frames, mels) in dB, made by the detector's front end."""
+    def window_starts(self, length: int) -> np.ndarray:
+        """First frames of the windows that cover a spectrogram of `length` frames."""
+        return window_starts(length, self.frames, self.settings.window_hop)
+
+    # ------------------------------------------------------------------------------------------- fitting
+
+    def fit(
+        self, representations: dict[str, np.ndarray], counts: np.ndarray, identities: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """Fit the back-ends to the training normals; their cross-fitted scores (N,) by back-end.
+
+        `representations` (W, d) are of all windows, clip after clip; `counts` (N,) and `identities` (N,), such as
+        "fan/id_00", are the clips' numbers of windows and machines.
+        """
+        machines = self._numbers(identities)
+        settings = self.settings
+        fitted = Ensemble.fit(
+            representations,
+            np.repeat(np.arange(len(counts)), counts),
+            machines,
+            [machine.type for machine in self.description.machines],
+            settings.neighbours,
+            settings.components,
+            settings.seed,
+        )
+        self.ensemble = fitted.ensemble
+        return fitted.cross_fitted
+
+    def clip_scores(
+        self, representations: dict[str, np.ndarray], counts: np.ndarray, identities: Sequence[str]
+    ) -> dict[str, np.ndarray]:
+        """Scores (N,) by back-end of clips that nothing was fitted to, given as `fit` takes them."""
+        clips = np.repeat(np.arange(len(counts)), counts)
+        scores = self._fitted().of(representations, self._numbers(identities)[clips])
+        return {name: clip_means(of_windows, clips) for name, of_windows in scores.items()}
+
+    def _numbers(self, identities: Sequence[str]) -> np.ndarray:
+        number = {name: place for place, name in enumerate(self.identities)}
+        return np.array([number[identity] for identity in identities], int)
+
+    # ------------------------------------------------------------------------------------------- judging
+
+    def deciding(self, identity: str, backend: str | None = None) -> str:
+        """The back-end that decides of a machine: the one asked for, or the settings'.
+
+        Where too few recordings were held out for the promise about false alarms, the label-free combination decides:
+        what learned labels from a recording takes it for more normal than new ones, and no promise could be made by it.
+        """
+        if backend is not None:
+            self.check_backend(backend)
+            return backend
+        if self.settings.backend in LABEL_FREE:
+            return self.settings.backend
+        calibration = self.calibration(identity, self.settings.backend)
+        enough = calibration.source.startswith("held-out") and calibration.n >= needed(self.settings.false_alarms)
+        return self.settings.backend if enough else "label_free"
+
+    def calibration(self, identity: str, backend: str) -> Calibration:
+        """The healthy recordings that a machine's scores are compared with, see `detection.calibration.choose`."""
+        key = identity, backend
+        if key not in self._calibrations:
+            machines, standard = self.description.machines, self._fitted().standard_of(backend)
+            scores = {
+                source: [self.recordings.scores(number, role, backend) for number in range(len(machines))]
+                for role, source in (("calibration", "held-out"), ("training", "cross-fitted"))
+            }
+            if backend not in LABEL_FREE and any(map(len, scores["held-out"])):
+                del scores["cross-fitted"]
+            types = [machine.type for machine in machines]
+            number = self.identities.index(identity)
+            self._calibrations[key] = choose(number, types, scores, *standard, self.settings.false_alarms)
+        return self._calibrations[key]
+
+    def threshold(self, identity: str, backend: str | None = None) -> float:
+        """The score above which a recording of a machine is anomalous."""
+        return self.calibration(identity, self.deciding(identity, backend)).threshold(self.settings.false_alarms)
+
+    def score(
+        self, waveform: np.ndarray, sample_rate: int, machine_type: str, machine_id: str, backend: str | None = None
+    ) -> Verdict:
+        """Judge a recording of one machine.
+
+        `waveform` has shape (samples,), one channel, floats of full scale 1, `sample_rate` is in Hz. Raises ValueError
+        for a machine that the detector does not know, and for a waveform that is silent, not finite, of integers or
+        shorter than a second.
+        """
+        waveform = np.asarray(waveform)
+        if not np.issubdtype(waveform.dtype, np.floating):
+            raise ValueError(f"the waveform has {waveform.dtype} values: floats of full scale 1 are needed")
+        if not RATES[0] <= sample_rate <= RATES[1]:
+            raise ValueError(f"sample rate of {sample_rate} Hz, allowed are {RATES[0]} to {RATES[1]}")
+        waveform = waveform.astype(np.float32)
+        if waveform.ndim != 1:
+            raise ValueError(f"the waveform has shape {waveform.shape}: one channel, (samples,), is needed")
+        if not np.isfinite(waveform).all():
+            raise ValueError("the waveform has samples that are not finite")
+        if sample_rate != self.front_end.sample_rate:
+            waveform = soxr.resample(waveform, sample_rate, self.front_end.sample_rate)
         identity = self.identity(machine_type, machine_id)
-        outputs = self.outputs(log_mel)
-        name = backend or self.settings.backend
-        scores = self.window_scores(outputs, identity, name)
-        limit, known = self.thresholds[name][identity], self.training_scores[name][identity]
-        score, second = float(scores.mean()), self.front_end.hop_length / self.front_end.sample_rate
-        seconds = (len(log_mel) - 1) * second
+        return self.judge(self.measure([waveform], identity, backend), identity, backend)
+
+    def score_file(
+        self, path: Path, machine_type: str, machine_id: str, backend: str | None = None, channel: int = 0
+    ) -> Verdict:
+        """Judge a sound file of any length and sample rate by one of its channels; see `score`."""
+        identity = self.identity(machine_type, machine_id)
+        return self.judge(self.measure_file(path, identity, backend, channel), identity, backend)
+
+    def measure_file(self, path: Path, identity: str, backend: str | None = None, channel: int = 0) -> Measured:
+        """What the back-ends say of a sound file; see `measure`."""
+        return self.measure(read_blocks(path, channel, self.front_end.sample_rate), identity, backend)
+
+    def measure(self, blocks: Iterable[np.ndarray], identity: str, backend: str | None = None) -> Measured:
+        """What the back-ends say of the waveform whose pieces (samples,) `blocks` yields, as one of `identity`.
+
+        `backend` says which window counts as the worst. Memory does not grow with the recording, but for the scores.
+        """
+        deciding, number = self.deciding(identity, backend), self.identities.index(identity)
+        starts: list[int] = []
+        scores: dict[str, list[np.ndarray]] = {name: [] for name in self.backends}
+        worst, highest, frames = np.zeros((0, 0)), -math.inf, 0
+        for batch, windows, so_far in self._window_batches(self.spectrogram(blocks)):
+            filled = torch.stack([fill(torch.from_numpy(window), self.frames) for window in windows])
+            for name, of_windows in self.window_scores(filled, number).items():
+                scores[name].append(of_windows)
+            decisive = scores[deciding][-1]
+            place = int(decisive.argmax())
+            if not len(worst) or decisive[place] > highest:
+                worst, highest = windows[place].copy(), float(decisive[place])
+            starts, frames = starts + batch, so_far
+        return Measured(
+            np.array(starts), {name: np.concatenate(parts) for name, parts in scores.items()}, frames, worst
+        )
+
+    @torch.inference_mode()
+    def window_scores(self, windows: Tensor, number: int) -> dict[str, np.ndarray]:
+        """Scores (W,) by back-end of windows (W, F, M) in dB as ones of machine `number`."""
+        scores = self._fitted()(self.representations.of(windows))
+        return {name: of_all[:, number].numpy() for name, of_all in scores.items()}
+
+    def judge(self, measured: Measured, identity: str, backend: str | None = None) -> Verdict:
+        """The verdict on what was measured. Raises ValueError when a score is not a number."""
+        deciding = self.deciding(identity, backend)
+        scores = measured.scores[deciding].astype(float)
+        if not np.isfinite(scores).all():
+            raise ValueError(f"what {deciding} says of it is not a number: it cannot be judged")
+        calibration, wanted = self.calibration(identity, deciding), self.settings.false_alarms
+        score, threshold = float(scores.mean()), calibration.threshold(wanted)
+        second = self.front_end.hop_length / self.front_end.sample_rate
+        seconds = (measured.frames - 1) * second
         windows = tuple(
             Window(
                 start=float(start * second),
-                end=min(float((start + self.classifier.config.frames) * second), seconds),
-                score=float(one),
-                anomalous=bool(one > limit),
+                end=min(float((start + self.frames) * second), seconds),
+                score=float(of_window),
+                anomalous=bool(of_window > threshold),
             )
-            for start, one in zip(outputs.starts, scores, strict=True)
+            for start, of_window in zip(measured.starts, scores, strict=True)
         )
         return Verdict(
             *identity.split("/"),
-            backend=name,
+            backend=deciding,
             score=score,
-            threshold=limit,
-            percentile=100 * bisect_right(known, score) / len(known),
-            anomalous=score > limit,
+            threshold=threshold,
+            anomalous=score > threshold,
+            p_value=calibration.p_value(score),
+            alpha=calibration.alpha(wanted),
+            n=calibration.n,
+            calibration=calibration.source,
+            warnings=(*self._reservations(identity, deciding, calibration), *measured.warnings),
             seconds=seconds,
             windows=windows,
         )
 
+    def _reservations(self, identity: str, backend: str, calibration: Calibration) -> Iterator[str]:
+        """What keeps the promise about false alarms from holding, in sentences."""
+        wanted = self.settings.false_alarms
+        if (lacking := needed(wanted) - calibration.n) > 0:
+            yield (
+                f"{calibration.n} healthy recordings allow a promise of {calibration.alpha(wanted):.0%} false alarms, "
+                f"{lacking} more are needed for {wanted:.0%}"
+            )
+        if calibration.source.startswith("cross-fitted") and backend not in LABEL_FREE:
+            yield "no promise about false alarms: the network was trained on the recordings it is compared with"
+
+    # ------------------------------------------------------------------------------------------- the folder
+
     def save(self, folder: Path) -> None:
         """Write the detector to `folder`, which appears whole and replaces what was there."""
-        with whole_folder(folder) as partial:
-            save_model(partial / "finetuned", self.classifier, self.config)
-            save_model(partial / "pretrained", self.pretrained, self.pretrained_config)
-            arrays = {
-                f"{name}.{key}": np.ascontiguousarray(array)
-                for name, backend in self.backends.items()
-                for key, array in backend.arrays().items()
-            }
-            with whole_file(partial / "backends.safetensors") as unfinished:
-                safetensors.numpy.save_file(arrays, unfinished)
-            about = {
-                "format": FORMAT,
-                "settings": asdict(self.settings),
-                "thresholds": self.thresholds,
-                "training_scores": self.training_scores,
-            }
-            (partial / "detector.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-            sums = {path.relative_to(partial).as_posix(): sha256(path) for path in sorted(partial.rglob("*.*"))}
-            (partial / "checksums.json").write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
+        write_folder(
+            folder,
+            self.representations.pretrained,
+            self.representations.classifier,
+            self.config,
+            self._fitted().arrays(),
+            self.recordings,
+            self.description,
+        )
 
     @classmethod
     def load(cls, folder: Path | str, device: str = "cpu") -> Self:
         """The detector in `folder`. Raises ValueError naming the file that is missing, damaged or was changed."""
         folder = Path(folder)
-        if not (folder / "checksums.json").is_file():
-            raise ValueError(f"{folder} holds no detector (no checksums.json): train one with `dvc repro`")
-        sums = read_json(folder / "checksums.json")
-        for name in FILES:
-            if not (folder / name).is_file():
-                raise ValueError(f"{folder}: {name} is missing")
-            if sums.get(name) != sha256(folder / name):
-                raise ValueError(f"{folder}: {name} is not the file that was saved (its SHA-256 differs)")
-        about = read_json(folder / "detector.json")
-        if about.get("format") != FORMAT:
-            raise ValueError(f"{folder}/detector.json has format {about.get('format')!r}, this version reads {FORMAT}")
+        found = read_folder(folder)
+        detector = cls(found.pretrained, found.classifier, found.config, found.description, device)
+        detector.recordings = found.recordings
         try:
-            classifier, config = load_model(folder / "finetuned", IdentityClassifier)
-            pretrained, pretrained_config = load_model(folder / "pretrained", RCMAE)
-            detector = cls(classifier, pretrained, config, Settings(**about["settings"]), pretrained_config, device)
-            arrays = safetensors.numpy.load_file(folder / "backends.safetensors")
-            for name, backend in detector.backends.items():
-                own = {key: array for key, array in arrays.items() if key.startswith(f"{name}.")}
-                backend.restore({key.removeprefix(f"{name}."): array for key, array in own.items()})
-            detector.thresholds, detector.training_scores = about["thresholds"], about["training_scores"]
-        except (KeyError, TypeError, AttributeError, safetensors.SafetensorError) as error:
-            raise ValueError(f"{folder} is not a detector: {' '.join(str(error).split())}") from None
+            detector.ensemble = Ensemble.from_arrays(found.ensemble)
+            for name in detector.backends:
+                if any(len(values) != len(detector.identities) for values in detector.ensemble.standard_of(name)):
+                    raise ValueError(f"mean and standard deviation of {name} are not those of the machines")
+            blank = torch.zeros(1, detector.frames, detector.front_end.n_mels)
+            scores = detector.window_scores(blank, len(detector.identities) - 1)
+        except (ValueError, RuntimeError, TypeError, KeyError, IndexError) as error:
+            raise ValueError(f"{folder}/ensemble.safetensors does not fit: {' '.join(str(error).split())}") from None
+        if found.description.settings.backend not in scores:
+            raise ValueError(f"{folder}/detector.json: back-end {found.description.settings.backend} was not fitted")
         return detector
-
-    def identity(self, machine_type: str, machine_id: str) -> str:
-        """The name of a machine, "fan/id_00". Raises ValueError, with the known ones, when it is unknown."""
-        identity = f"{machine_type}/{machine_id}"
-        if identity not in self.identities:
-            known = "; ".join(f"{name} {' '.join(ids)}" for name, ids in self.machines.items())
-            raise ValueError(f"machine {machine_type} {machine_id} is unknown. Known: {known}")
-        return identity
-
-    def window_starts(self, length: int) -> np.ndarray:
-        """First frames of the windows that cover a spectrogram of `length` frames."""
-        return window_starts(length, self.classifier.config.frames, self.settings.window_hop)
-
-    def _input(self, log_mel: np.ndarray, starts: np.ndarray) -> torch.Tensor:
-        frames = self.classifier.config.frames
-        # the features on disk are float16, and a recording must get the score that it gets there
-        pieces = (torch.from_numpy(log_mel[start : start + frames].astype(np.float16)) for start in starts)
-        return torch.stack([network_input(piece, self.mean, self.std, frames) for piece in pieces]).to(self.device)

@@ -7,9 +7,11 @@ from datetime import datetime
 from pathlib import Path
 
 from audio.manifest import ClipName
-from detection.detector import Detector, Verdict
+from detection.detector import Detector, Measured, Verdict
 from detection.text import printable
 from detection.watch import recordings
+
+NOTED = ("machine_type", "machine_id", "backend", "score", "threshold", "p_value", "n", "alpha", "calibration")
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,7 @@ class Judgement:
     file: str
     verdict: Verdict | None = None
     error: str = ""
+    measured: Measured | None = None  # what the verdict comes from
 
     @property
     def name(self) -> str:
@@ -30,24 +33,36 @@ class Judgement:
         if self.verdict is None:
             return f"{self.name}: not judged: {printable(self.error)}"
         verdict = self.verdict
-        return (
-            f"{self.name}: {verdict.machine_type} {verdict.machine_id} is {_word(verdict).upper()}: score "
-            f"{verdict.score:.4g}, threshold {verdict.threshold:.4g}, at or above {verdict.percentile:.0f} % of its "
-            f"normal training clips{_times(verdict)}"
-        )
+        return f"{self.name}: {verdict.sentence}{_times(verdict)}"
 
     def as_json(self) -> dict:
         """The judgement as an object: `file` with `error`, or with `verdict`, its figures and the windows (s)."""
         if self.verdict is None:
             return {"file": self.file, "error": self.error}
-        return {"file": self.file, "verdict": _word(self.verdict), **asdict(self.verdict)}
+        return {
+            "file": self.file,
+            "verdict": self.verdict.word,
+            "sentence": self.verdict.sentence,
+            **asdict(self.verdict),
+        }
 
     def row(self) -> dict:
         """The judgement as the columns of the watcher's table, see `detection.watch`."""
         row = {"judged": datetime.now().astimezone().isoformat(timespec="seconds"), "error": self.error}
         if self.verdict is not None:
-            names = ("machine_type", "machine_id", "backend", "score", "threshold", "percentile")
-            row |= {name: getattr(self.verdict, name) for name in names} | {"verdict": _word(self.verdict)}
+            names = (
+                "machine_type",
+                "machine_id",
+                "backend",
+                "score",
+                "threshold",
+                "p_value",
+                "n",
+                "alpha",
+                "calibration",
+            )
+            row |= {name: getattr(self.verdict, name) for name in names} | {"verdict": self.verdict.word}
+            row["warnings"] = "; ".join(self.verdict.warnings)
             spans = (f"{one.start:.1f}-{one.end:.1f}" for one in self.verdict.windows if one.anomalous)
             row["anomalous_s"] = " ".join(spans)
         return row
@@ -76,7 +91,9 @@ class Judge:
             if not path.exists():
                 raise ValueError("no such file")
             machine = self.machine(path)
-            return Judgement(name, self.detector.score_file(path, *machine, self.backend, self.channel))
+            identity = self.detector.identity(*machine)
+            measured = self.detector.measure_file(path, identity, self.backend, self.channel)
+            return Judgement(name, self.detector.judge(measured, identity, self.backend), measured=measured)
         except (ValueError, OSError) as error:
             return Judgement(name, error=str(error).removeprefix(f"{path}: "))
 
@@ -116,10 +133,6 @@ def expand(paths: list[str]) -> Iterator[Path]:
     """The files that are meant by files and folders; a folder stands for all recordings in it, or itself if none is."""
     for path in map(Path, paths):
         yield from (path.is_dir() and list(recordings(path))) or [path]
-
-
-def _word(verdict: Verdict) -> str:
-    return "anomalous" if verdict.anomalous else "normal"
 
 
 def _times(verdict: Verdict) -> str:

@@ -27,7 +27,7 @@ class Reconstruction:
 
 
 def reconstruct(
-    network: RCMAE, window: np.ndarray, repeats: int, seed: int, mask_ratio: float = 0.75, norm_pix: bool = True
+    network: RCMAE, window: np.ndarray, repeats: int, seed: int, norm_pix: bool, mask_ratio: float = 0.75
 ) -> Reconstruction:
     """Predict `window` (frames, mels), standardised and as long as the network's input, from a part of its patches.
 
@@ -51,8 +51,8 @@ def reconstruct(
     return Reconstruction(masked.numpy() > 0.5, unpatchify(predicted, config).numpy())
 
 
-def reconstruction_error(
-    network: RCMAE, spectrogram: np.ndarray, repeats: int, seed: int, norm_pix: bool = True
+def masked_reconstruction_error(
+    network: RCMAE, spectrogram: np.ndarray, repeats: int, seed: int, norm_pix: bool
 ) -> np.ndarray:
     """Root mean squared error of the predictions of masked patches over `repeats` random masks, shape (frames, mels).
 
@@ -65,7 +65,7 @@ def reconstruction_error(
     for start in _starts(length, frames):
         piece = spectrogram[start : start + frames].astype(np.float32)
         window = np.pad(piece, ((0, frames - len(piece)), (0, 0)))
-        seen = reconstruct(network, window, repeats, seed + start, norm_pix=norm_pix)
+        seen = reconstruct(network, window, repeats, seed + start, norm_pix)
         squared = np.where(seen.masked, (seen.output - window) ** 2, 0.0).sum(0)
         total[start : start + frames] += squared[: len(piece)]
         count[start : start + frames] += seen.masked.sum(0)[: len(piece)]

@@ -29,9 +29,13 @@ COLUMNS = [
     "backend",
     "score",
     "threshold",
-    "percentile",
+    "p_value",
+    "n",
+    "alpha",
+    "calibration",
     "verdict",  # normal, anomalous, or empty with an error
     "anomalous_s",  # begin-end of the anomalous windows (s), separated by blanks
+    "warnings",
     "error",
 ]
 

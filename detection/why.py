@@ -1,26 +1,27 @@
 """Why a recording got its score: the stretches of time and frequency that the score hangs on, drawn with the sound.
 
 Two views of the most anomalous window of a recording: what the pretrained network cannot predict from the rest
-(`detection.reconstruction`), and how the score changes when the fine-tuned network does not see a part. The encoder
-drops the tokens of masked patches in pretraining, so it can judge a window with a stretch of time or a band of
-frequencies left out.
+(`detection.reconstruction`), and how the score changes when a part is made unremarkable. A stretch of time is cut out,
+and the rest repeated to fill the window, as a short recording is. A band of frequencies is made as loud, and as lively,
+as it is in the machine's training recordings on average.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
+import librosa
 import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from scipy.ndimage import uniform_filter
-from torchaudio.functional import melscale_fbanks
 
-from detection.detector import Detector, Verdict, Window
-from detection.reconstruction import reconstruction_error
-from model.network import network_input, patchify
+from audio.scale import fill
+from detection.detector import Detector, Measured, Verdict, Window
+from detection.reconstruction import masked_reconstruction_error
 
 STRETCHES = 16  # of time, at most
+BANDS = 8  # of frequency
 REPEATS = 24  # random masks
 OUTLINED = 0.96  # quantile of the reconstruction error above which a region is outlined
 SMOOTHED = 5  # frames and mels over which the error is averaged for the outline
@@ -29,7 +30,7 @@ RED, BLUE = "#b93a0c", "#1f6fb2"  # what makes a recording anomalous, and what d
 
 @dataclass(frozen=True)
 class Why:
-    """Where in a window the score comes from. F frames and M mels are those of the sound, without padding."""
+    """Where in a window the score comes from. F frames and M mels are those of the sound, not repeated."""
 
     window: Window
     spectrogram: np.ndarray  # (F, M), dB
@@ -38,48 +39,45 @@ class Why:
     over_frequency: np.ndarray  # (M,), the same for bands of frequency
 
 
-def why(detector: Detector, log_mel: np.ndarray, verdict: Verdict, seed: int = 0) -> Why:
-    """Explain `verdict`, what the detector said of `log_mel` (frames, mels) in dB, by its most anomalous window."""
-    worst = int(np.argmax([window.score for window in verdict.windows]))
-    start = detector.window_starts(len(log_mel))[worst]
-    frames, mels = detector.classifier.config.frames, log_mel.shape[1]
-    piece = log_mel[start : start + frames].astype(np.float32)
-    length = len(piece)
-    standardised = (piece - detector.mean) / detector.std
-    error = reconstruction_error(detector.pretrained, standardised, REPEATS, seed) * detector.std
-
-    config = detector.classifier.config
-    rows, columns = config.grid
-    # as many whole columns to a stretch as the stretches allow; columns of nothing but padding belong to the last one
-    used = -(-length // config.patch_frames)
-    per_stretch = -(-used // STRETCHES)
-    number = np.minimum(np.arange(columns), used - 1) // per_stretch
-    row, column = np.divmod(np.arange(config.tokens), columns)
-    identity = f"{verdict.machine_type}/{verdict.machine_id}"
-
-    def score_without(left_out: np.ndarray) -> float:
-        visible = torch.from_numpy(np.flatnonzero(~left_out))[None].to(detector.device)  # (1, V)
-        x = network_input(torch.from_numpy(piece)[None], detector.mean, detector.std, frames).to(detector.device)
-        with torch.inference_mode():
-            embedding = detector.classifier.encoder(patchify(x, config), visible).mean(dim=1)
-            logits = detector.classifier.classifier(embedding)
-        return detector.score_outputs(embedding.cpu().numpy(), logits.cpu().numpy(), identity, verdict.backend)[0]
-
-    score = verdict.windows[worst].score
-    without_stretch = np.array([score_without(number[column] == one) for one in range(number.max() + 1)])
-    without_band = np.array([score_without(row == one) for one in range(rows)])
-    return Why(
-        window=verdict.windows[worst],
-        spectrogram=piece,
-        error=error,
-        over_time=(score - without_stretch)[number].repeat(config.patch_frames)[:length],
-        over_frequency=(score - without_band).repeat(mels // rows),
+def why(detector: Detector, measured: Measured, verdict: Verdict, seed: int = 0) -> Why:
+    """Explain `verdict`, what the detector made of `measured`, by the most anomalous window."""
+    number = detector.identities.index(f"{verdict.machine_type}/{verdict.machine_id}")
+    window = max(verdict.windows, key=lambda window: window.score)
+    sound = torch.from_numpy(measured.worst.astype(np.float32))  # (F, M)
+    length, mels = sound.shape
+    scale = detector.representations.scale
+    standardised = scale(fill(sound, detector.frames)).numpy()
+    error = (
+        masked_reconstruction_error(
+            detector.representations.pretrained, standardised, REPEATS, seed, detector.config["norm_pix_loss"]
+        )[:length]
+        * scale.std
     )
 
+    stretch = np.arange(length) * min(STRETCHES, length) // length  # (F,), number of each frame's stretch
+    band = np.arange(mels) * BANDS // mels  # (M,)
+    usual = _as_usual(detector, sound, number)
+    changed = [sound[torch.from_numpy(stretch != part)] for part in range(stretch[-1] + 1) if stretch[-1]]
+    changed += [torch.where(torch.from_numpy(band == part), usual, sound) for part in range(BANDS)]
+    windows = torch.stack([fill(part, detector.frames).half() for part in [sound, *changed]])
+    scores = detector.window_scores(windows, number)[verdict.backend]
+    drop = scores[0] - scores[1:]
+    over_time = drop[:-BANDS][stretch] if stretch[-1] else np.zeros(length)
+    return Why(window, sound.numpy(), error, over_time, drop[-BANDS:][band])
 
-def draw(detector: Detector, log_mel: np.ndarray, verdict: Verdict, path: Path, title: str) -> None:
+
+def _as_usual(detector: Detector, sound: torch.Tensor, number: int) -> torch.Tensor:
+    """`sound` (F, M) with each mel bin's mean and deviation over time those of the machine's training recordings."""
+    means = detector.ensemble.backends["logmel_mahalanobis"].means[number]  # (3 M,), see `MomentStatistics`
+    mean, deviation, _ = means.reshape(3, -1)
+    level = 0.0 if detector.representations.scale.level == "keep" else sound.mean()
+    centred = sound - sound.mean(dim=0)
+    return centred / sound.std(dim=0, correction=0).clamp(min=1e-3) * deviation + mean + level
+
+
+def draw(detector: Detector, measured: Measured, verdict: Verdict, path: Path, title: str) -> None:
     """Write a picture (PNG, PDF or SVG, by `path`'s suffix) of a recording, its verdict, and where that comes from."""
-    reason = why(detector, log_mel, verdict)
+    reason = why(detector, measured, verdict)
     front_end = detector.front_end
     second = front_end.hop_length / front_end.sample_rate
     begin, end = reason.window.start, reason.window.start + len(reason.spectrogram) * second
@@ -87,7 +85,7 @@ def draw(detector: Detector, log_mel: np.ndarray, verdict: Verdict, path: Path, 
     mels = np.arange(front_end.n_mels)
     with matplotlib.rc_context({"font.size": 9, "text.parse_math": False, "axes.titlelocation": "left"}):
         figure = Figure(figsize=(9, 7.2), layout="constrained")
-        figure.suptitle(f"{title}\n{_sentence(verdict)}", fontsize=10, x=0.01, ha="left")
+        figure.suptitle(f"{title}\n{verdict.sentence}", fontsize=10, x=0.01, ha="left")
         grid = figure.add_gridspec(4, 2, width_ratios=(6, 1), height_ratios=(3, 3, 1.3, 1.3))
         extent = (begin, end, -0.5, front_end.n_mels - 0.5)
         ticks = _hertz_ticks(detector)
@@ -126,28 +124,10 @@ def draw(detector: Detector, log_mel: np.ndarray, verdict: Verdict, path: Path, 
         figure.savefig(path, dpi=110)
 
 
-def _sentence(verdict: Verdict) -> str:
-    what = "ANOMALOUS" if verdict.anomalous else "normal"
-    return (
-        f"{verdict.machine_type} {verdict.machine_id}: {what}, score {verdict.score:.4g} (threshold "
-        f"{verdict.threshold:.4g}), at or above {verdict.percentile:.0f} % of its normal training clips"
-    )
-
-
 def _hertz_ticks(detector: Detector) -> tuple[np.ndarray, list[str]]:
     """Mel bins, and their labels in Hz, for round frequencies within the front end's band."""
     front_end = detector.front_end
     wanted = np.array([hertz for hertz in (100, 500, 1000, 2000, 4000, 8000) if hertz <= front_end.f_max])
     wanted = wanted[wanted >= front_end.f_min]
-    filters = melscale_fbanks(
-        front_end.n_fft // 2 + 1,
-        front_end.f_min,
-        front_end.f_max,
-        front_end.n_mels,
-        front_end.sample_rate,
-        "slaney",
-        "slaney",
-    ).numpy()  # (bins of the spectrum, mels)
-    spectrum = np.linspace(0, front_end.sample_rate / 2, len(filters))
-    centres = (filters * spectrum[:, None]).sum(0) / np.maximum(filters.sum(0), 1e-12)
+    centres = librosa.mel_frequencies(front_end.n_mels + 2, fmin=front_end.f_min, fmax=front_end.f_max)[1:-1]
     return np.interp(wanted, centres, np.arange(front_end.n_mels)), [f"{hertz:g}" for hertz in wanted]

@@ -111,9 +111,12 @@ def evaluate(table: pd.DataFrame, system: str) -> dict:
     over types of the worst id's AUC. The pooled protocol, which draws one ROC curve per type over all its ids, stands
     apart; its figures must not be compared with the others.
 
-    Raises ValueError naming the clip whose score is not a number, or the type and id that lacks a class.
+    A machine whose test clips are all of one condition has no such figures and is left out; the result is empty where
+    no machine has both. Raises ValueError naming the clip whose score is not a number.
     """
     groups = _groups(table, system)
+    if not groups:
+        return {}
     figures = {key: _areas(*scores) for key, scores in groups.items()}
     pooled = [_areas(*scores) for scores in _pool(groups).values()]
     return _as_numbers(_aggregate(figures, pooled))
@@ -129,6 +132,8 @@ def bootstrap(table: pd.DataFrame, system: str, resamples: int, seed: int) -> di
 
     Clips are drawn with replacement within each id and condition, so that no resample lacks a class.
     """
+    if not _groups(table, system):
+        return {}
     # the draws depend on the clips alone: two systems on one test set get the same resamples
     generator = np.random.default_rng(seed)
     groups = _groups(table, system)
@@ -158,13 +163,11 @@ def roc(table: pd.DataFrame, system: str) -> pd.DataFrame:
         fpr, tpr, _ = roc_curve(labels, np.concatenate([normal, anomalous]), drop_intermediate=True)
         steps = np.arange(len(fpr))  # to draw them in order where the curve is vertical
         curves.append(pd.DataFrame({"type": name, "step": steps, "fpr": fpr.round(5), "tpr": tpr.round(5)}))
-    return pd.concat(curves, ignore_index=True)
+    return pd.concat(curves, ignore_index=True) if curves else pd.DataFrame(columns=["type", "step", "fpr", "tpr"])
 
 
 def _groups(table: pd.DataFrame, system: str) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
-    """Normal and anomalous scores per (type, id), both sorted by name."""
-    if table.empty:
-        raise ValueError("there are no test clips: AUC needs normal and anomalous ones")
+    """Normal and anomalous scores per (type, id), both sorted by name, of those that have both."""
     broken = table[~np.isfinite(table[system].astype(float))]
     if len(broken):
         raise ValueError(f"the {system} score of {broken['clip'].iloc[0]} is {broken[system].iloc[0]}, not a number")
@@ -179,12 +182,8 @@ def _groups(table: pd.DataFrame, system: str) -> dict[tuple[str, str], tuple[np.
             raise ValueError(f"a machine type cannot be called {machine_type!r}: score.json uses that name")
         normal = rows.loc[rows["condition"] == "normal", system].to_numpy(float)
         anomalous = rows.loc[rows["condition"] == "anomaly", system].to_numpy(float)
-        if not (len(normal) and len(anomalous)):
-            raise ValueError(
-                f"{machine_type} {machine_id} has {len(normal)} normal and {len(anomalous)} anomalous test clips: "
-                "AUC needs both"
-            )
-        groups[machine_type, machine_id] = normal, anomalous
+        if len(normal) and len(anomalous):
+            groups[machine_type, machine_id] = normal, anomalous
     return groups
 
 

@@ -1,8 +1,8 @@
 """From features to the table of scores: every clip under every back-end and reference, and what follows from it.
 
-The table has a row per clip, training normals and test clips, and the columns clip, machine_type, machine_id, split,
-condition, then one per system. A training normal's score is that of a fit which did not see the clip, where there is
-something to fit on clips; the networks, the autoencoder and the mean level did see it.
+The table has a row per clip (training normals, calibration normals and test clips) and the columns clip, machine_type,
+machine_id, split, condition, then one per system. A training normal's score is that of a fit which did not see the
+clip, where there is something to fit on clips; the networks and the autoencoder did see it.
 """
 
 import json
@@ -18,14 +18,17 @@ import torch
 from tqdm import tqdm
 
 from audio.features import Features
+from detection.calibration import Calibration, choose, expected
 from detection.detector import Detector
-from detection.thresholds import decide, threshold
+from detection.ensemble import standard
+from detection.folder import ROLES, Recording, Recordings
 from evaluation import metrics
-from peers.references import level_distance, statistics, statistics_distances
+from peers.references import level_distance, nearest_neighbour, statistics
 from storage.files import whole_folder
 from storage.memory import return_freed_memory
 
 COLUMNS = ["clip", "machine_type", "machine_id", "split", "condition"]
+BESIDE = ("negative_log_probability", "pretrained_mahalanobis", "finetuned_mahalanobis", "logmel_mahalanobis")
 WAITING = 1000  # items handed to threads at once
 
 
@@ -44,10 +47,13 @@ def in_threads(function: Callable, items: Iterable) -> Iterator:
 
 
 def scored_clips(features: Features) -> pd.DataFrame:
-    """Training normals and test clips, originals only: COLUMNS, sha256, and `row`, their number for `Features.read`."""
+    """Training and calibration normals and test clips, originals only.
+
+    Their COLUMNS, sha256, and `row`, their number for `Features.read`.
+    """
     index = features.index
-    training = (index["split"] == "train") & (index["condition"] == "normal")
-    chosen = (index["kind"] == "original") & (training | (index["split"] == "test"))
+    healthy = index["split"].isin(["train", "calibration"]) & (index["condition"] == "normal")
+    chosen = (index["kind"] == "original") & (healthy | (index["split"] == "test"))
     clips = index.loc[chosen, [*COLUMNS, "sha256"]].assign(row=np.flatnonzero(chosen))
     return clips.sort_values("clip", ignore_index=True)
 
@@ -69,99 +75,190 @@ def check(detector: Detector, features: Features, clips: pd.DataFrame) -> None:
 def score_with(
     detector: Detector, features: Features, clips: pd.DataFrame
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Fits the detector to the training clips and scores all: scores (N,) per back-end, and arrays of embeddings.
+    """Fits and calibrates the detector and scores all clips: scores (N,) per back-end, and arrays of embeddings.
 
-    The arrays are `pretrained` and `finetuned` (N, width) and `logits` (N, identities), each the mean over the windows.
-    Raises ValueError naming the clip for which the network's output is not a number.
+    The back-ends are fitted to the training clips; the detector keeps the scores of these and of the calibration clips.
+    The arrays are `pretrained` and, if there is one, `finetuned` (N, E) and `logits` (N, C), each the mean over the
+    windows. Raises ValueError naming the clip for which the network's output is not a number.
     """
-
     rows = clips["row"].to_numpy()
     counts = np.array([len(detector.window_starts(frames)) for frames in features.index["frames"].to_numpy()[rows]])
     firsts = counts.cumsum() - counts
-    # Allocated once: small arrays that are kept between the networks' large ones hold the memory of those, once freed.
-    embeddings = np.empty((counts.sum(), detector.classifier.config.width), np.float32)
-    logits = np.empty((counts.sum(), len(detector.identities)), np.float32)
-    pretrained = np.empty((len(clips), detector.pretrained.config.width), np.float32)
-
-    def embed(place: int) -> None:
-        log_mel, windows = features.read(rows[place]), slice(firsts[place], firsts[place] + counts[place])
-        outputs = detector.outputs(log_mel)
-        embeddings[windows], logits[windows] = outputs.embeddings, outputs.logits
-        pretrained[place] = detector.pretrained_embedding(log_mel)
-
-    for _ in tqdm(in_threads(embed, range(len(clips))), total=len(clips), disable=None, unit="clip"):
-        pass
-    finite = np.isfinite(embeddings).all(1) & np.isfinite(logits).all(1)
     of_clip = np.repeat(np.arange(len(clips)), counts)
-    if not finite.all():
-        clip = clips["clip"].iloc[of_clip[finite.argmin()]]
-        raise ValueError(f"what the model says of {clip} is not a number: it has no score")
+    representations = _represented(detector, features, rows, counts, firsts)
+    for name, x in representations.items():
+        finite = np.isfinite(x).all(1)
+        if not finite.all():
+            clip = clips["clip"].iloc[of_clip[finite.argmin()]]
+            raise ValueError(f"the {name} representation of {clip} is not a number: it has no score")
 
     identities = (clips["machine_type"] + "/" + clips["machine_id"]).to_numpy()
     training = (clips["split"] == "train").to_numpy()
-    scores = {name: np.empty(len(clips)) for name in detector.backends}
-    for chosen, score in ((training, detector.fit), (~training, detector.clip_scores)):
+
+    def of(chosen: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray, list[str]]:
         windows = chosen[of_clip]
-        found = score(embeddings[windows], logits[windows], counts[chosen], identities[chosen].tolist())
+        return {name: x[windows] for name, x in representations.items()}, counts[chosen], identities[chosen].tolist()
+
+    cross_fitted = detector.fit(*of(training))
+    scores = {name: np.empty(len(clips)) for name in detector.backends}
+    for chosen, found in ((training, cross_fitted), (~training, detector.clip_scores(*of(~training)))):
         for name, values in found.items():
             scores[name][chosen] = values
+    detector.recordings = _recordings(detector, clips, scores)
 
     def mean(of_windows: np.ndarray) -> np.ndarray:
         return np.add.reduceat(of_windows, firsts) / counts[:, None].astype(np.float32)
 
-    return scores, {"pretrained": pretrained, "finetuned": mean(embeddings), "logits": mean(logits)}
+    networks = ("pretrained", "finetuned", "logits")
+    return scores, {name: mean(representations[name]) for name in networks if name in representations}
+
+
+def _represented(
+    detector: Detector, features: Features, rows: np.ndarray, counts: np.ndarray, firsts: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Representations (W, d), float32, of the windows of the spectrograms at `rows`, one clip after another."""
+    # Allocated once: small arrays that are kept between the networks' large ones hold the memory of those, once freed.
+    sizes = {name: x.shape[1] for name, x in detector.represent(features.read(rows[0])).items()}
+    arrays = {name: np.empty((counts.sum(), size), np.float32) for name, size in sizes.items()}
+
+    def represent(place: int) -> None:
+        windows = slice(firsts[place], firsts[place] + counts[place])
+        for name, x in detector.represent(features.read(rows[place])).items():
+            arrays[name][windows] = x
+
+    for _ in tqdm(in_threads(represent, range(len(rows))), total=len(rows), disable=None, unit="clip"):
+        pass
+    return arrays
+
+
+def _recordings(detector: Detector, clips: pd.DataFrame, scores: dict[str, np.ndarray]) -> Recordings:
+    """The training and calibration clips as the detector knows them."""
+    known = (clips["split"] != "test").to_numpy()
+    number = {identity: place for place, identity in enumerate(detector.identities)}
+    roles = dict(zip(("train", "calibration"), ROLES, strict=True))
+    rows = [
+        Recording(
+            machine=number[f"{clip.machine_type}/{clip.machine_id}"],
+            role=roles[clip.split],
+            file=clip.clip,
+            sha256=clip.sha256,
+        )
+        for clip in clips[known].itertuples()
+    ]
+    return Recordings(rows, {name: values[known] for name, values in scores.items()})
 
 
 def simple_references(features: Features, clips: pd.DataFrame, levels: np.ndarray) -> dict[str, np.ndarray]:
-    """Scores (N,) of the references that only need statistics. `levels` (N,) are the clips' RMS levels in dB."""
+    """Scores (N,) of the references that need no fit. `levels` (N,) are the clips' RMS levels in dB."""
     training = (clips["split"] == "train").to_numpy()
     identities = pd.factorize(clips["machine_type"] + "/" + clips["machine_id"])[0]
-    scores = {"rms": level_distance(levels, identities, training)}
+    neighbour = np.empty(len(clips))
     for places in clips.groupby("machine_type").indices.values():
         values = np.stack([statistics(features.read(row)) for row in clips["row"].iloc[places]])
-        for name, distances in statistics_distances(values, identities[places], training[places]).items():
-            scores.setdefault(name, np.empty(len(clips)))[places] = distances
-    return scores
+        neighbour[places] = nearest_neighbour(values, identities[places], training[places])
+    return {"rms": level_distance(levels, identities, training), "logmel_nearest_neighbour": neighbour}
 
 
-def summarise(table: pd.DataFrame, quantile: float, resamples: int, seed: int) -> dict[str, dict]:
+def summarise(table: pd.DataFrame, detector: Detector, resamples: int, seed: int) -> dict[str, dict]:
     """What is said of each system: figures, pooled figures per type, intervals, and decisions at the thresholds.
 
     ``{system: {"figures": see `metrics.evaluate`, "pooled": {type: {...}}, "intervals": see `metrics.bootstrap`,
-    "decisions": [{machine_type, machine_id, threshold, precision, recall, f1, false_alarm_rate}, ...]}}``
+    "decisions": see `decide`}}``. Figures of machines without both conditions among their test clips are left out.
     """
-    training, test = table[table["split"] == "train"], table[table["split"] == "test"]
-    result = {}
-    for system in table.columns.drop(COLUMNS):
-        limits = {
-            "/".join(key): threshold(own[system].to_numpy(), quantile)
-            for key, own in training.groupby(["machine_type", "machine_id"])
-        }
-        result[system] = {
+    test = table[table["split"] == "test"]
+    return {
+        system: {
             "figures": metrics.evaluate(test, system),
             "pooled": metrics.evaluate_pooled(test, system),
             "intervals": metrics.bootstrap(test, system, resamples, seed),
-            "decisions": decide(test, system, limits).to_dict("records"),
+            "decisions": decide(table, system, detector),
         }
-    return result
+        for system in table.columns.drop(COLUMNS)
+    }
+
+
+def decide(table: pd.DataFrame, system: str, detector: Detector) -> list[dict]:
+    """How well a system decides of each machine, at the threshold where the detector's share of false alarms holds.
+
+    A row per machine: machine_type, machine_id; backend, which decides; threshold, n and calibration (see
+    `detection.calibration.choose`), promised and promised_high (`expected`); normal and anomaly, the numbers of its
+    test clips; and where there are any, measured (the share of normal ones that raise an alarm) and caught (that of
+    anomalous ones). Under the headline each machine is decided by the back-end that the detector takes for it.
+    """
+    alpha, rows = detector.settings.false_alarms, []
+    names = table["machine_type"] + "/" + table["machine_id"]
+    fitted = None if system in detector.backends else _calibrations(table, names, system, detector)
+    for number, machine in enumerate(detector.identities):
+        backend = detector.deciding(machine) if system == detector.settings.backend else system
+        calibration = fitted[number] if fitted else detector.calibration(machine, backend)
+        threshold, promise = calibration.threshold(alpha), expected(calibration.n, calibration.alpha(alpha))
+        row = dict(zip(("machine_type", "machine_id"), machine.split("/"), strict=True))
+        row |= {"backend": backend, "threshold": threshold, "n": calibration.n, "calibration": calibration.source}
+        row |= {"promised": promise.mean, "promised_high": promise.high}
+        for condition, figure in (("normal", "measured"), ("anomaly", "caught")):
+            chosen = (table["split"] == "test") & (names == machine) & (table["condition"] == condition)
+            row[condition] = int(chosen.sum())
+            if row[condition]:
+                row[figure] = float((table.loc[chosen, backend] > threshold).mean())
+        rows.append(row)
+    return rows
+
+
+def _calibrations(table: pd.DataFrame, names: pd.Series, system: str, detector: Detector) -> list[Calibration]:
+    """The calibration of each machine under a system that is no back-end of the detector."""
+    machines = detector.identities
+    types = [machine.split("/")[0] for machine in machines]
+    train = table["split"] == "train"
+    numbers = names[train].map(machines.index).to_numpy()
+    mean, std = standard(table.loc[train, system].to_numpy(float), numbers, types)
+    scores = {
+        source: [table.loc[(table["split"] == split) & (names == name), system].to_numpy(float) for name in machines]
+        for split, source in (("calibration", "held-out"), ("train", "cross-fitted"))
+    }
+    alpha = detector.settings.false_alarms
+    return [choose(number, types, scores, mean, std, alpha) for number in range(len(machines))]
 
 
 def compare(summary: dict[str, dict]) -> dict[str, dict[str, float]]:
-    """The averages of each system beside each other: AUC and pAUC with 95 % intervals, F1, false alarms, recall."""
-    rows = {}
+    """The averages of each system beside each other.
+
+    AUC and pAUC with 95 % intervals where a machine has both conditions; promised and measured false alarms, and the
+    share of anomalies that are caught, over the machines that have such test clips.
+    """
+    rows: dict[str, dict[str, float]] = {}
     for system, parts in summary.items():
-        average, intervals = parts["figures"]["average"], parts["intervals"]["average"]
+        rows[system] = {}
+        if average := parts["figures"].get("average"):
+            intervals = parts["intervals"]["average"]
+            for figure in ("auc", "pauc"):
+                rows[system] |= {figure: average[figure]}
+                rows[system] |= dict(zip((f"{figure}_low", f"{figure}_high"), intervals[figure], strict=True))
         decisions = pd.DataFrame(parts["decisions"])
-        rows[system] = {
-            "auc": average["auc"],
-            "auc_low": intervals["auc"][0],
-            "auc_high": intervals["auc"][1],
-            "pauc": average["pauc"],
-            "pauc_low": intervals["pauc"][0],
-            "pauc_high": intervals["pauc"][1],
-            **{name: float(decisions[name].mean()) for name in ("precision", "recall", "f1", "false_alarm_rate")},
-        }
+        for figure in ("promised", "measured", "caught"):
+            if figure in decisions and decisions[figure].notna().any():
+                rows[system][figure] = float(decisions[figure].mean())
     return rows
+
+
+def headline_metrics(summary: dict[str, dict], headline: str) -> dict[str, dict[str, float]]:
+    """What decides between two runs, as metrics/score.json holds it.
+
+    AUC and pAUC of the headline, their average and a machine type's, where there are any; the false alarms that were
+    promised and measured, and the share of anomalies caught; and the averages of the paper's score and of what each
+    network is worth by itself.
+    """
+    figures = summary[headline]["figures"]
+    shown = {
+        name: {figure: part[figure] for figure in ("auc", "pauc")} for name, part in figures.items() if name != "pooled"
+    }
+    averages = compare(summary)
+    promise = {
+        name: averages[headline][name] for name in ("promised", "measured", "caught") if name in averages[headline]
+    }
+    others = {name: {"auc": averages[name]["auc"]} for name in BESIDE if "auc" in averages.get(name, {})}
+    if "negative_log_probability" in others:
+        others["negative_log_probability"]["pauc"] = averages["negative_log_probability"]["pauc"]
+    return shown | {"false_alarms": promise} | {"beside": others}
 
 
 def write_scores(folder: Path, table: pd.DataFrame, backend: str, embeddings: dict, summary: dict) -> None:

@@ -1,15 +1,25 @@
 """The systems whose scores stand side by side, and how people call them."""
 
+from detection.names import NAMES as BACKENDS
+
 NAMES = {
-    # back-ends of the trained networks
+    # back-ends of the detector, see `detection.names`
+    "combined": "combined",
+    "label_free": "combined, without labels",
     "negative_log_probability": "−log p (the paper's)",
-    "nearest_neighbour": "nearest neighbour",
-    "mahalanobis": "Mahalanobis",
-    "gaussian_mixture": "Gaussian mixture",
+    "finetuned_mahalanobis": "fine-tuned, Mahalanobis",
+    "finetuned_nearest_neighbour": "fine-tuned, nearest neighbour",
+    "finetuned_local_density": "fine-tuned, local density",
+    "finetuned_gaussian_mixture": "fine-tuned, Gaussian mixture",
+    "pretrained_mahalanobis": "pretrained, Mahalanobis",
+    "pretrained_nearest_neighbour": "pretrained, nearest neighbour",
+    "pretrained_local_density": "pretrained, local density",
+    "pretrained_gaussian_mixture": "pretrained, Gaussian mixture",
+    "logmel_mahalanobis": "log-mel Mahalanobis",
+    "modulation_mahalanobis": "modulation Mahalanobis",
     # simple methods
     "rms": "level alone",
     "logmel_nearest_neighbour": "log-mel nearest neighbour",
-    "logmel_mahalanobis": "log-mel Mahalanobis",
     # peers
     "autoencoder": "DCASE 2020 autoencoder",
     "mobilenetv2": "MobileNetV2",
@@ -19,6 +29,7 @@ NAMES = {
     "glow_aff": "Glow_Aff",
     "subcluster_adacos": "sub-cluster AdaCos",
 }
-BACKENDS = list(NAMES)[:4]
-REFERENCES = list(NAMES)[4:8]  # the simple methods; a run may lack the last, the autoencoder
-PEERS = list(NAMES)[7:]  # a run has those of score.peers
+# The simple methods: they need no network. A run may lack the last, the autoencoder.
+REFERENCES = ("rms", "logmel_nearest_neighbour", "logmel_mahalanobis", "modulation_mahalanobis", "autoencoder")
+NETWORKS = tuple(name for name in BACKENDS if name not in REFERENCES)  # back-ends that need the trained networks
+PEERS = tuple(NAMES)[tuple(NAMES).index("autoencoder") :]  # a run has those of score.peers

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from evaluation.systems import BACKENDS, NAMES, REFERENCES
+from evaluation.systems import NAMES, NETWORKS, REFERENCES
 
 SCORE = "metrics/score.json"
 COMPARISON = "metrics/comparison.json"
@@ -65,7 +65,7 @@ def averages(found: dict[str, dict], names: Sequence[str], seeds: Sequence[str],
         present = [system for system in systems if all(system in figures for figures in comparisons)]
         return max(present, key=lambda system: statistics.mean(figures[system]["auc"] for figures in comparisons))
 
-    other, reference = best([name for name in BACKENDS if name != headline]), best(REFERENCES)
+    other, reference = best([name for name in NETWORKS if name != headline]), best(REFERENCES)
     columns = {
         NAMES[headline]: headline,
         f"best other: {NAMES[other]}": other,

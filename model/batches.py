@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from audio.features import Features
-from model.network import NetworkConfig, network_input
+from audio.scale import fill
+from model.network import NetworkConfig
 
 ORDER, RATIO, CLIP = range(3)  # what a random generator is for: no two purposes share a stream
 
@@ -71,13 +72,13 @@ class TrainingClips:
     `names`: the clips' names. `identities`: their identities, as "fan/id_00".
     """
 
-    def __init__(self, features: Features, config: NetworkConfig):
+    def __init__(self, features: Features, config: NetworkConfig, level: str = "keep"):
         if features.settings.n_mels != config.mels:
             raise ValueError(f"the features have {features.settings.n_mels} mel bins, the network {config.mels}")
         index = features.index.reset_index(drop=True)
         training = index[(index["split"] == "train") & (index["condition"] == "normal")]
         originals = training[training["kind"] == "original"]
-        self.features, self.config = features, config
+        self.features, self.config, self.scale = features, config, features.scale(level)
         self.names = originals["clip"].tolist()
         self.identities = (originals["machine_type"] + "/" + originals["machine_id"]).tolist()
         self._rows = originals.index.to_numpy()
@@ -110,9 +111,8 @@ class TrainingClips:
         return self.features.read(random.choice(self._view_rows[clip]), start, self.config.frames)
 
     def network_input(self, spectrograms: list[np.ndarray]) -> Tensor:
-        """Crops (f, M) in dB -> standardised and padded (B, F, M)."""
-        mean, std, frames = self.features.mean, self.features.std, self.config.frames
-        return torch.stack([network_input(torch.from_numpy(one), mean, std, frames) for one in spectrograms])
+        """Crops (f, M) in dB -> filled and standardised (B, F, M)."""
+        return self.scale(torch.stack([fill(torch.from_numpy(crop), self.config.frames) for crop in spectrograms]))
 
 
 def mask_time_and_frequency(

@@ -31,8 +31,10 @@ class FinetuningSettings:
     epochs: int
     batch_size: int
     learning_rate: float
+    schedule: str
     temperature: float
     seed: int
+    level: str = "keep"  # of the spectrograms, see `audio.scale.Scale`
 
 
 class LabelledClips(NamedTuple):
@@ -51,8 +53,6 @@ class Finetuning:
         identities, labels = np.unique(clips.identities, return_inverse=True)
         self.identities, self.labels = identities.tolist(), labels
         self._require_pairs()
-        if len(self.identities) == 1:
-            log.warning("%s is the only identity: -log p cannot tell its anomalies", self.identities[0])
         pairs = math.ceil(len(clips) / 2)
         self.sizes = batch_sizes(2 * pairs, settings.batch_size, fabric.world_size, together=2)
 
@@ -97,10 +97,16 @@ def finetune(
     fabric: Fabric,
     checkpoints: Path,
     on_epoch: Callable[[dict[str, float]], None],
-) -> tuple[IdentityClassifier, list[str]]:
-    """The fine-tuned network and the names of its classes, "fan/id_00", in their order. See `model.training.train`."""
+) -> tuple[IdentityClassifier | None, list[str]]:
+    """The fine-tuned network and the names of its classes, "fan/id_00", in their order. See `model.training.train`.
+
+    A single identity has nothing to be told from: there is no network then.
+    """
     torch.manual_seed(settings.seed)
-    objective = Finetuning(TrainingClips(features, pretrained.config), settings, fabric)
+    if len(identities := sorted(set(TrainingClips(features, pretrained.config).identities))) == 1:
+        log.warning("%s is the only machine: fine-tuning, which tells machines apart, is skipped", identities[0])
+        return None, identities
+    objective = Finetuning(TrainingClips(features, pretrained.config, settings.level), settings, fabric)
     network = IdentityClassifier.from_pretrained(pretrained, len(objective.identities))
-    train(fabric, network, objective, settings.epochs, settings.learning_rate, checkpoints, on_epoch)
+    train(fabric, network, objective, settings.epochs, settings.learning_rate, settings.schedule, checkpoints, on_epoch)
     return network, objective.identities

@@ -5,6 +5,7 @@ Sections 2.2 and 2.5.1 of the paper. Shapes, here and in the training code:
     B  clips in the batch         F  frames (320)          M  mel bins (128)
     N  tokens of a clip (512)     V  visible tokens        P  pixels of a patch (80)
     D  width of the encoder       W  width of the decoder  Z  dimensions of the projection (512)
+    E  dimensions of an embedding: D, or 8 D where the frequency rows are kept apart
 
 A clip's tokens are the patches of an 8 x 64 grid (frequency x time), frequency first: token = row * 64 + column.
 """
@@ -32,6 +33,7 @@ class NetworkConfig:
     decoder_depth: int = 12
     decoder_heads: int = 6
     projection: int = 512
+    pooling: str = "mean"  # of the tokens into the embedding: mean, or rows
 
     def __post_init__(self):
         for whole, part in (
@@ -45,6 +47,8 @@ class NetworkConfig:
         for name in ("width", "decoder_width"):
             if getattr(self, name) % 4:
                 raise ValueError(f"{name} {getattr(self, name)} must be a multiple of 4 (sin-cos positions)")
+        if self.pooling not in ("mean", "rows"):
+            raise ValueError(f"pooling is {self.pooling!r}, allowed are mean and rows")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -56,19 +60,13 @@ class NetworkConfig:
         return self.grid[0] * self.grid[1]
 
     @property
+    def embedding(self) -> int:
+        """E, dimensions of a clip's embedding."""
+        return self.width * (self.grid[0] if self.pooling == "rows" else 1)
+
+    @property
     def patch_pixels(self) -> int:
         return self.patch_mels * self.patch_frames
-
-
-def network_input(spectrogram: Tensor, mean: float, std: float, frames: int) -> Tensor:
-    """What the networks see of a log-mel spectrogram (..., f, M) in dB with f <= frames: (..., frames, M), float32.
-
-    Standardised with the mean and standard deviation (dB) of the training normals, and padded at its end with zeros,
-    which is that mean.
-    """
-    if spectrogram.shape[-2] > frames:
-        raise ValueError(f"{spectrogram.shape[-2]} frames do not fit into {frames}: take a crop or windows of them")
-    return F.pad((spectrogram.float() - mean) / std, (0, 0, 0, frames - spectrogram.shape[-2]))
 
 
 def patchify(spectrogram: Tensor, config: NetworkConfig) -> Tensor:
@@ -135,7 +133,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """ViT encoder; without a class token, a clip's embedding is the mean of its tokens."""
+    """ViT encoder without a class token; `pool` makes the tokens a clip's embedding."""
 
     def __init__(self, config: NetworkConfig):
         super().__init__()
@@ -154,6 +152,24 @@ class Encoder(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
+
+    def pool(self, tokens: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Tokens (B, V, D), `visible` as in `forward` -> embedding (B, E).
+
+        The paper does not say how. `mean` averages all tokens, which mixes the frequencies; `rows` averages the tokens
+        of each frequency row over time and concatenates the rows. A row without a visible token is 0.
+        """
+        if self.config.pooling == "mean":
+            return tokens.mean(dim=1)
+        rows, columns = self.config.grid
+        if visible is None:
+            return tokens.unflatten(1, (rows, columns)).mean(dim=2).flatten(1)  # (B, rows, columns, D) -> (B, rows D)
+        cell = visible // columns + rows * torch.arange(len(visible), device=visible.device).unsqueeze(1)  # (B, V)
+        sums = tokens.new_zeros(len(visible) * rows, tokens.shape[-1]).index_add(
+            0, cell.flatten(), tokens.flatten(0, 1)
+        )
+        counts = torch.bincount(cell.flatten(), minlength=len(sums)).clamp(min=1)
+        return (sums / counts.unsqueeze(1)).reshape(len(visible), -1)  # (B rows, D) -> (B, rows D)
 
 
 class Decoder(nn.Module):
@@ -183,7 +199,7 @@ class Decoder(nn.Module):
 class Encoded(NamedTuple):
     """What pretraining takes from one view of a batch."""
 
-    embedding: Tensor  # (B, D), mean of the visible tokens
+    embedding: Tensor  # (B, E), of the visible tokens
     projection: Tensor  # (B, Z), not normalised
     predicted: Tensor | None  # (B, N, P), None for a view that is not reconstructed
 
@@ -195,7 +211,7 @@ class RCMAE(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
-        self.projection = nn.Linear(config.width, config.projection)
+        self.projection = nn.Linear(config.embedding, config.projection)
         self.decoder = Decoder(config)
         self.apply(initialise)
         nn.init.normal_(self.decoder.mask_token, std=0.02)
@@ -207,7 +223,7 @@ class RCMAE(nn.Module):
         # both views pass the encoder as one batch of 2 B
         visible = torch.cat([visible, augmented_visible])
         tokens = self.encoder(torch.cat([patches, augmented]), visible)  # (2 B, V, D)
-        embedding = tokens.mean(dim=1)
+        embedding = self.encoder.pool(tokens, visible)
         projection = self.projection(embedding)
         decoded = len(visible) if reconstruct_both else len(patches)
         predicted = self.decoder(tokens[:decoded], visible[:decoded])
@@ -218,14 +234,14 @@ class RCMAE(nn.Module):
         )
 
     def embed(self, spectrogram: Tensor) -> Tensor:
-        """Embedding (B, D) of unmasked clips, (B, F, M) standardised."""
-        return self.encoder(patchify(spectrogram, self.config)).mean(dim=1)
+        """Embedding (B, E) of unmasked clips, (B, F, M) standardised."""
+        return self.encoder.pool(self.encoder(patchify(spectrogram, self.config)))
 
 
 class Identified(NamedTuple):
     """What the fine-tuned network says of a batch of clips."""
 
-    embedding: Tensor  # (B, D)
+    embedding: Tensor  # (B, E)
     projection: Tensor  # (B, Z), not normalised
     logits: Tensor  # (B, identities)
 
@@ -237,8 +253,8 @@ class IdentityClassifier(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
-        self.projection = nn.Linear(config.width, config.projection)
-        self.classifier = nn.Linear(config.width, identities)
+        self.projection = nn.Linear(config.embedding, config.projection)
+        self.classifier = nn.Linear(config.embedding, identities)
         self.apply(initialise)
 
     @classmethod
@@ -251,7 +267,7 @@ class IdentityClassifier(nn.Module):
 
     def forward(self, spectrogram: Tensor) -> Identified:
         """Clips (B, F, M), standardised -> embedding, projection, logits."""
-        embedding = self.encoder(patchify(spectrogram, self.config)).mean(dim=1)  # (B, D)
+        embedding = self.encoder.pool(self.encoder(patchify(spectrogram, self.config)))  # (B, E)
         return Identified(embedding, self.projection(embedding), self.classifier(embedding))
 
 

@@ -45,6 +45,7 @@ class PretrainingSettings:
     epochs: int
     batch_size: int
     learning_rate: float
+    schedule: str
     temperature: float
     mask_ratio: tuple[float, float]
     norm_pix_loss: bool
@@ -54,6 +55,7 @@ class PretrainingSettings:
     time_mask: float
     frequency_mask: float
     seed: int
+    level: str = "keep"  # of the spectrograms, see `audio.scale.Scale`
 
     def __post_init__(self):
         low, high = self.mask_ratio
@@ -104,7 +106,8 @@ class Pretraining:
         start, original = self.clips.crop(clip, random)
         if self.settings.augmented:
             return original, self.clips.view(clip, start, random)
-        settings, mean = self.settings, self.clips.features.mean
+        settings = self.settings
+        mean = self.clips.features.mean if settings.level == "keep" else float(original.mean())  # 0 when standardised
         return original, mask_time_and_frequency(original, settings.time_mask, settings.frequency_mask, mean, random)
 
     def losses(self, network: nn.Module, batch: Pairs) -> tuple[dict[str, Tensor], Tensor]:
@@ -158,6 +161,6 @@ def pretrain(
     """The pretrained network; with 0 epochs, its seeded initial weights. See `model.training.train`."""
     torch.manual_seed(settings.seed)
     network = RCMAE(config)
-    objective = Pretraining(TrainingClips(features, config), settings, fabric)
-    train(fabric, network, objective, settings.epochs, settings.learning_rate, checkpoints, on_epoch)
+    objective = Pretraining(TrainingClips(features, config, settings.level), settings, fabric)
+    train(fabric, network, objective, settings.epochs, settings.learning_rate, settings.schedule, checkpoints, on_epoch)
     return network

@@ -92,12 +92,29 @@ def effective_rank(embedding: Tensor) -> float:
     return float(torch.exp(-torch.xlogy(share, share).sum()))
 
 
+def rate_at(step: int, steps: int, learning_rate: float, schedule: str) -> float:
+    """The learning rate of a step (from 0) of `steps`.
+
+    constant is `learning_rate` throughout. cosine rises to it over the first twentieth of the steps,
+    and falls to 0 along half a cosine.
+    """
+    if schedule == "constant":
+        return learning_rate
+    if schedule != "cosine":
+        raise ValueError(f"schedule is {schedule!r}, allowed are constant and cosine")
+    warm_up = max(steps // 20, 1)
+    if step < warm_up:
+        return learning_rate * (step + 1) / warm_up
+    return learning_rate * (1 + math.cos(math.pi * (step - warm_up) / max(steps - warm_up, 1))) / 2
+
+
 def train(
     fabric: Fabric,
     network: nn.Module,
     objective: Objective,
     epochs: int,
     learning_rate: float,
+    schedule: str,
     checkpoints: Path,
     on_epoch: Callable[[dict[str, float]], None],
 ) -> None:
@@ -143,6 +160,8 @@ def train(
                 + ", ".join(objective.names(clips))
             )
         fabric.backward(terms["loss"])
+        for group in optimizer.param_groups:
+            group["lr"] = rate_at(epoch * steps + step, epochs * steps, learning_rate, schedule)
         optimizer.step()
         optimizer.zero_grad()
         sums = {name: sums.get(name, 0.0) + value for name, value in values.items()}

@@ -5,8 +5,7 @@ Rows are clips, training normals and test clips alike. `identities` (N,) numbers
 """
 
 import numpy as np
-
-from detection.backends import Mahalanobis, NearestNeighbour, fit_and_score_held_out
+from scipy.spatial.distance import cdist
 
 
 def level(waveform: np.ndarray) -> float:
@@ -28,25 +27,19 @@ def statistics(spectrogram: np.ndarray) -> np.ndarray:
     return np.concatenate([spectrogram.mean(axis=0), spectrogram.std(axis=0)])
 
 
-def statistics_distances(statistics: np.ndarray, identities: np.ndarray, training: np.ndarray) -> dict[str, np.ndarray]:
-    """Distances of a clip's statistics (N, 2 mels) to those of its identity's training clips; all of one machine type.
+def nearest_neighbour(statistics: np.ndarray, identities: np.ndarray, training: np.ndarray) -> np.ndarray:
+    """Euclidean distance of a clip's statistics (N, d) to the nearest training clip of its identity, itself left out.
 
-    Each value is divided by its standard deviation within the identities; then the nearest neighbour (Euclidean) and
-    the Mahalanobis distance under a shrunk covariance. A training clip is scored by fits that did not see it.
+    All clips are of one machine type; each value is divided by its standard deviation within the identities. The only
+    training clip of an identity has no other: NaN.
     """
-    within = [statistics[training & (identities == one)].var(axis=0) for one in np.unique(identities)]
+    numbers = np.unique(identities)
+    within = [statistics[training & (identities == number)].var(axis=0) for number in numbers]
     standardised = statistics / np.maximum(np.mean(within, axis=0), 1e-6) ** 0.5
-    no_logits = np.zeros((len(statistics), 0))
-    clips = np.arange(len(statistics))
-    distances = {}
-    for name, backend in (
-        ("logmel_nearest_neighbour", NearestNeighbour(metric="euclidean")),
-        ("logmel_mahalanobis", Mahalanobis()),
-    ):
-        scores = np.empty(len(statistics))
-        scores[training] = fit_and_score_held_out(
-            backend, standardised[training], no_logits[training], identities[training], clips[training]
-        )
-        scores[~training] = backend.score(standardised[~training], no_logits[~training], identities[~training])
-        distances[name] = scores
-    return distances
+    scores = np.empty(len(statistics))
+    for number in numbers:
+        rows, known = np.flatnonzero(identities == number), np.flatnonzero(training & (identities == number))
+        distances = cdist(standardised[rows], standardised[known])
+        distances[rows[:, None] == known] = np.inf
+        scores[rows] = distances.min(axis=1)
+    return np.where(np.isfinite(scores), scores, np.nan)

@@ -13,6 +13,7 @@ from stages.command import main
 from stages.curves import curves
 from stages.params import Declared
 from stages.paths import FEATURES, FINETUNED, METRICS, PRETRAINED
+from storage.files import write_json
 from storage.store import checkpoint_folder
 
 LOSSES = ("supervised_contrastive", "cross_entropy")
@@ -32,6 +33,7 @@ def run(
         lambda_scl=params.lambda_scl,
         lambda_ce=params.lambda_ce,
         seed=params.seed,
+        level=front_end["scale"]["level"],
         **params.finetune.model_dump(exclude={"precision"}),
     )
     precision = params.finetune.precision
@@ -40,8 +42,11 @@ def run(
     with curves(metrics, LOSSES, fabric.is_global_zero) as on_epoch:
         network, identities = finetune(features, pretrained, settings, fabric, checkpoints, on_epoch)
     if fabric.is_global_zero:
-        travelling = {key: front_end[key] for key in ("logmel", "mean", "std")}
-        save_model(out, network, travelling | {"identities": identities})
+        travelling = {key: front_end[key] for key in ("logmel", "scale")} | {"identities": identities}
+        if network is None:
+            write_json(out / "config.json", {"skipped": "a single machine"} | travelling)
+        else:
+            save_model(out, network, travelling)
         shutil.rmtree(checkpoints, ignore_errors=True)
 
 

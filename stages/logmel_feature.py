@@ -1,7 +1,7 @@
 """Compute the log-mel spectrograms of all clips and their augmentations, with several processes and from the store."""
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import torchaudio
@@ -26,7 +26,7 @@ def run(
     processes: int = os.cpu_count() or 1,
 ) -> None:
     """Write the feature store `out` of the clips in `raw` and `augmented`."""
-    settings = LogMelSettings(**params.logmel.model_dump())
+    settings = LogMelSettings(**{field.name: getattr(params.logmel, field.name) for field in fields(LogMelSettings)})
     segments = Segments(store_folder("features") / front_end_key(settings))
     keep_freed_memory()
     made = extract(sources(raw, augmented), Spectrograms(settings, segments), processes)

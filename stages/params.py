@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from detection.names import NAMES
 from storage.files import read_yaml
 
 # Whole numbers and switches are strict ("3" or true is no 3). Numbers are not: YAML 1.1 reads 1e-4 as a string.
@@ -113,6 +114,7 @@ class LogMel(Group):
     f_min: Annotated[float, Field(ge=0)]
     f_max: Positive
     amin: Positive
+    level: Literal["keep", "remove"]
 
     @model_validator(mode="after")
     def _band_exists(self) -> "LogMel":
@@ -135,6 +137,7 @@ class Model(Group):
     decoder_depth: Few
     decoder_heads: Few
     projection: Annotated[int, Field(ge=2, le=65_536, strict=True)]
+    pooling: Literal["mean", "rows"]
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> "Model":
@@ -152,6 +155,7 @@ class Pretrain(Group):
     epochs: Whole
     batch_size: BatchSize
     learning_rate: LearningRate
+    schedule: Literal["constant", "cosine"]
     temperature: Temperature
     mask_ratio: Annotated[tuple[Share, Share], AfterValidator(_ascending)]
     norm_pix_loss: Switch
@@ -167,16 +171,17 @@ class Finetune(Group):
     epochs: Count
     batch_size: BatchSize
     learning_rate: LearningRate
+    schedule: Literal["constant", "cosine"]
     temperature: Temperature
     precision: Precision
 
 
 class Score(Group):
-    backend: Literal["negative_log_probability", "nearest_neighbour", "mahalanobis", "gaussian_mixture"]
+    backend: Literal[NAMES]  # type: ignore[valid-type]
     neighbours: Count
     components: Few
     window_hop: Samples
-    threshold_quantile: Share
+    false_alarms: Annotated[float, Field(ge=0.001, le=0.5)]
     bootstrap: Annotated[int, Field(ge=100, le=100_000, strict=True)]
     peers: list[Literal["autoencoder", "mobilenetv2", "stgram_mfn", "gmade"]]
     autoencoder_epochs: Count

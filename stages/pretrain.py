@@ -28,6 +28,7 @@ def run(params: Declared, data: Path = FEATURES, out: Path = PRETRAINED, metrics
         lambda_mae=params.lambda_mae,
         augmented=params.augment.method == "audioldm",
         seed=params.seed,
+        level=params.logmel.level,
         **params.pretrain.model_dump(exclude={"precision"}),
     )
     precision = params.pretrain.precision
@@ -37,8 +38,12 @@ def run(params: Declared, data: Path = FEATURES, out: Path = PRETRAINED, metrics
     with curves(metrics, LOSSES, fabric.is_global_zero) as on_epoch:
         network = pretrain(features, config, settings, fabric, checkpoints, on_epoch)
     if fabric.is_global_zero:
-        front_end = {"logmel": asdict(features.settings), "mean": features.mean, "std": features.std}
-        save_model(out, network, front_end)
+        travelling = {
+            "logmel": asdict(features.settings),
+            "scale": asdict(features.scale(settings.level)),
+            "norm_pix_loss": settings.norm_pix_loss,
+        }
+        save_model(out, network, travelling)
         shutil.rmtree(checkpoints, ignore_errors=True)
 
 

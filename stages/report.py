@@ -54,7 +54,6 @@ def run(params: Declared, data: Path = Path(), metrics: Path = METRICS, out: Pat
             summary=_summary(data / SCORES / "summary.json", metrics / "score.json"),
             embeddings=dict(np.load(data / SCORES / "embeddings.npz")),
             detector=Detector.load(data / DETECTOR),
-            norm_pix=params.pretrain.norm_pix_loss,
             masks=(params.pretrain.time_mask, params.pretrain.frequency_mask),
             curves={name: table.reset_index() for name, table in curves.items()},
             published=read_published(PUBLISHED),
@@ -78,8 +77,8 @@ def _audit(path: Path) -> pd.DataFrame:
 def _summary(path: Path, score: Path) -> dict:
     """The summary of the scores. Raises ValueError if the metrics in `score` are not of it."""
     summary = json.loads(path.read_text(encoding="utf-8"))
-    told = json.loads(score.read_text(encoding="utf-8"))["average"]
-    figures = summary["systems"][summary["backend"]]["figures"]["average"]
+    told = json.loads(score.read_text(encoding="utf-8")).get("average", {})
+    figures = summary["systems"][summary["backend"]]["figures"].get("average", {})
     for name, value in told.items():
         if abs(figures[name] - value) > 1e-4:
             raise ValueError(

@@ -8,19 +8,22 @@ import torch
 
 from audio.clips import read_clip
 from audio.features import Features
-from detection.detector import Detector, Settings
+from detection.detector import Detector
+from detection.folder import Description, Machine, Settings
+from detection.names import BACKENDS
 from evaluation import metrics
 from evaluation.scoring import (
     COLUMNS,
     check,
     compare,
+    headline_metrics,
     score_with,
     scored_clips,
     simple_references,
     summarise,
     write_scores,
 )
-from model.checkpoints import load_model
+from model.checkpoints import load_model, read_json
 from model.network import RCMAE, IdentityClassifier
 from peers.references import level
 from peers.run import peer_scores
@@ -30,6 +33,8 @@ from stages.paths import DETECTOR, FEATURES, FINETUNED, METRICS, PRETRAINED, RAW
 from storage.files import write_json
 from storage.shards import Folder
 
+LOGGED = ("auc", "pauc", "promised", "measured", "caught")
+
 log = logging.getLogger(__name__)
 
 
@@ -37,13 +42,7 @@ def run(params: Declared, root: Path = Path()) -> None:
     """Write data/scores, data/detector, the metrics and the plots below `root`, from what lies there."""
     score = params.score
     features = Features.open(root / FEATURES)
-    classifier, config = load_model(root / FINETUNED, IdentityClassifier)
-    pretrained, pretrained_config = load_model(root / PRETRAINED, RCMAE)
-    settings = Settings(
-        score.backend, score.neighbours, score.components, score.window_hop, score.threshold_quantile, params.seed
-    )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    detector = Detector(classifier, pretrained, config, settings, pretrained_config, device)
+    detector = _detector(params, root)
     clips = scored_clips(features)
     check(detector, features, clips)
 
@@ -54,19 +53,47 @@ def run(params: Declared, root: Path = Path()) -> None:
     peers, costs, keys = peer_scores(clips, features, raw, settings_of(score), params.seed)
     columns |= peers
     table = clips[COLUMNS].assign(**columns)
-    summary = summarise(table, score.threshold_quantile, score.bootstrap, params.seed)
+    summary = summarise(table, detector, score.bootstrap, params.seed)
 
-    write_scores(root / SCORES, table, score.backend, embeddings, summary)
+    headline = detector.settings.backend
+    write_scores(root / SCORES, table, headline, embeddings, summary)
     write_json(root / SCORES / "peers.json", keys)  # so that the store knows what this run needs
     detector.save(root / DETECTOR)
-    write_json(root / METRICS / "score.json", _rounded(summary[score.backend]["figures"]))
-    write_json(root / METRICS / "peers.json", costs)
     comparison = compare(summary)
-    write_json(root / METRICS / "comparison.json", {"headline": score.backend} | _rounded(comparison))
-    curves = metrics.roc(table[table["split"] == "test"], score.backend)
+    write_json(root / METRICS / "score.json", _rounded(headline_metrics(summary, headline)))
+    write_json(root / METRICS / "comparison.json", {"headline": headline} | _rounded(comparison))
+    write_json(root / METRICS / "peers.json", costs)
+    curves = metrics.roc(table[table["split"] == "test"], headline)
     write_json(root / METRICS / "plots" / "roc.json", {"roc": curves.to_dict("records")})
     for name, row in comparison.items():
-        log.info("%-26s AUC %.3f (%.3f to %.3f)  pAUC %.3f", name, *list(row.values())[:4])
+        log.info("%-28s %s", name, "  ".join(f"{figure} {row[figure]:.3f}" for figure in LOGGED if figure in row))
+
+
+def _detector(params: Declared, root: Path) -> Detector:
+    """The detector of the trained networks, not fitted yet."""
+    score = params.score
+    pretrained, config = load_model(root / PRETRAINED, RCMAE)
+    identities = read_json(root / FINETUNED / "config.json")["identities"]
+    classifier = load_model(root / FINETUNED, IdentityClassifier)[0] if len(identities) > 1 else None
+    backend = score.backend
+    if classifier is None and BACKENDS.get(backend) in ("finetuned", "logits"):
+        log.warning("a single machine has no %s: the headline is label_free", backend)
+        backend = "label_free"
+    description = Description(
+        settings=Settings(
+            backend=backend,
+            neighbours=score.neighbours,
+            components=score.components,
+            window_hop=score.window_hop,
+            false_alarms=score.false_alarms,
+            seed=params.seed,
+        ),
+        machines=[Machine(**dict(zip(("type", "id"), name.split("/"), strict=True))) for name in identities],
+        corpus=params.corpus.path,
+        simulated=params.corpus.path.endswith((".yaml", ".yml")),
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Detector(pretrained, classifier, config, description, device)
 
 
 def settings_of(score: Score) -> dict[str, dict]:

@@ -7,22 +7,32 @@ from pathlib import Path
 from evaluation.systems import NAMES, REFERENCES
 from stages.paths import METRICS, REPORT
 
+NO_TYPES = ("average", "false_alarms", "beside")  # keys of score.json that are no machine types
+
 
 def summary(metrics: Path = METRICS, report: Path = REPORT) -> str:
     """The headline figures and the references beside them. Raises OSError or ValueError where there are none yet."""
     figures = json.loads((metrics / "score.json").read_text(encoding="utf-8"))
     systems = json.loads((metrics / "comparison.json").read_text(encoding="utf-8"))
-    average, headline = figures["average"], systems[systems["headline"]]
-    types = {name: part["auc"] for name, part in figures.items() if name not in ("average", "pooled")}
-    references = {NAMES[name]: systems[name]["auc"] for name in REFERENCES if name in systems}
-    interval = f"{headline['auc_low']:.3f} to {headline['auc_high']:.3f}"
-    lines = [
-        f"{NAMES[systems['headline']]}: AUC {average['auc']:.3f} (95 % interval {interval}), "
-        f"pAUC {average['pauc']:.3f}, averaged over {len(types)} machine types",
-        "  " + ", ".join(f"{name} {auc:.2f}" for name, auc in types.items()),
-        "  for comparison: " + ", ".join(f"{name} {auc:.3f}" for name, auc in references.items()),
-        f"Report: {(report / 'index.html').resolve()}",
-    ]
+    headline = systems["headline"]
+    lines = []
+    if average := figures.get("average"):
+        low, high = systems[headline]["auc_low"], systems[headline]["auc_high"]
+        types = {name: part["auc"] for name, part in figures.items() if name not in NO_TYPES}
+        beside = [name for name in ("negative_log_probability", *REFERENCES) if name in systems and name != headline]
+        lines += [
+            f"{NAMES[headline]}: AUC {average['auc']:.3f} (95 % interval {low:.3f} to {high:.3f}), "
+            f"pAUC {average['pauc']:.3f}, averaged over {len(types)} machine types",
+            "  " + ", ".join(f"{name} {auc:.2f}" for name, auc in types.items()),
+            "  for comparison: " + ", ".join(f"{NAMES[name]} {systems[name]['auc']:.3f}" for name in beside),
+        ]
+    alarms = figures["false_alarms"]
+    if "measured" in alarms:
+        lines.append(
+            f"Healthy recordings that raise an alarm: {alarms['measured']:.0%}, promised {alarms['promised']:.0%}"
+            + (f"; faulty ones: {alarms['caught']:.0%}" if "caught" in alarms else "")
+        )
+    lines.append(f"Report: {(report / 'index.html').resolve()}")
     return "\n".join(lines)
 
 

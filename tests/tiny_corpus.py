@@ -14,13 +14,13 @@ from audio.manifest import write_manifest
 from model.checkpoints import save_model
 from model.network import RCMAE, IdentityClassifier, NetworkConfig
 from stages import score
-from stages.params import load
+from stages.params import Declared, load
 from tests.conftest import ROOT
 
 SETTINGS = LogMelSettings(n_mels=32)
 SIZES = NetworkConfig(
     mels=32, frames=40, patch_mels=8, patch_frames=5, width=24, depth=1, heads=2,
-    decoder_width=16, decoder_depth=1, decoder_heads=2, projection=16,
+    decoder_width=16, decoder_depth=1, decoder_heads=2, projection=16, pooling="rows",
 )  # fmt: skip
 MACHINES = {"fan/id_00": 300.0, "fan/id_02": 900.0, "pump/id_00": 2500.0}  # identity: Hz
 
@@ -32,17 +32,18 @@ def sound(frequency: float, seconds: float, anomalous: bool, rng: np.random.Gene
     return (0.1 * tone + 0.03 * rng.normal(size=len(t))).astype(np.float32)
 
 
-def make(root: Path, training: int = 6, test: int = 4) -> Path:
+def make(root: Path, training: int = 6, calibration: int = 5, test: int = 4) -> Path:
     """Write data/raw, data/features, data/pretrained and data/finetuned (untrained networks) below `root`.
 
     Clips are 1 and 2 s long, so that the networks' window of 1.28 s is both longer and shorter than a clip.
     """
-    rng = np.random.default_rng(0)
+    rng, apart = np.random.default_rng(0), np.random.default_rng(1)
     rows = []
     for identity, frequency in MACHINES.items():
         machine_type, machine_id = identity.split("/")
         for split, condition, count in (
             ("train", "normal", training),
+            ("calibration", "normal", calibration),
             ("test", "normal", test),
             ("test", "anomaly", test),
         ):
@@ -51,7 +52,8 @@ def make(root: Path, training: int = 6, test: int = 4) -> Path:
                 path = root / "data" / "raw" / f"{clip}.flac"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 seconds = 1.0 + number % 2
-                write_clip(path, sound(frequency, seconds, condition == "anomaly", rng))
+                random = apart if split == "calibration" else rng
+                write_clip(path, sound(frequency, seconds, condition == "anomaly", random))
                 row = {"clip": clip, "machine_type": machine_type, "machine_id": machine_id, "split": split}
                 row |= {"condition": condition, "subset": "dev", "seconds": seconds, "source": "", "offset": 0.0}
                 rows.append(row | {"sha256": digest(read_clip(path))})
@@ -62,18 +64,23 @@ def make(root: Path, training: int = 6, test: int = 4) -> Path:
             writer.add(row, "original", 0, log_mel(waveform, SETTINGS).numpy())
     torch.manual_seed(0)
     pretrained = RCMAE(SIZES)
-    front_end = {"logmel": asdict(SETTINGS), "mean": -30.0, "std": 12.0}
+    scale = {"level": "remove", "mean": 0.0, "std": 12.0}
+    front_end = {"logmel": asdict(SETTINGS), "scale": scale, "norm_pix_loss": True}
     save_model(root / "data" / "pretrained", pretrained, front_end)
     classifier = IdentityClassifier.from_pretrained(pretrained, len(MACHINES))
     save_model(root / "data" / "finetuned", classifier, front_end | {"identities": list(MACHINES)})
     return root
 
 
+def score_params(**changes) -> Declared:
+    """The params of the score stage, small, with `changes` to its group."""
+    small = {"bootstrap": 100, "autoencoder_epochs": 1, "autoencoder_vectors": 256, "window_hop": 20}
+    return load("score", ROOT, {f"score.{key}": value for key, value in (small | changes).items()})
+
+
 def make_scored(root: Path) -> Path:
     """The corpus of `make`, and what the score stage writes for it: data/scores, data/detector and metrics."""
-    small = {"bootstrap": 100, "autoencoder_epochs": 1, "autoencoder_vectors": 256, "window_hop": 20}
-    params = load("score", ROOT, {f"score.{key}": value for key, value in small.items()})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RCMAE_STORE", str(root / "store"))
-        score.run(params, make(root))
+        score.run(score_params(), make(root))
     return root

@@ -165,12 +165,11 @@ def _judge(judge: Judge, received: Path, name: str, folder: Path, number: str) -
     said = judgement.as_json() | {"number": number, "line": judgement.line(), "sound": False, "picture": False}
     if judgement.verdict is None:
         return said | {"error": printable(judgement.error)}
-    log_mel = functools.partial(judge.detector.log_mel_of_file, received, judge.channel)
     keep = {
         "sound": (".wav", functools.partial(_keep_sound, received, judge)),
         "picture": (
             ".png",
-            lambda path: draw(judge.detector, log_mel(), judgement.verdict, path, judgement.name),
+            lambda path: draw(judge.detector, judgement.measured, judgement.verdict, path, judgement.name),
         ),
     }
     for what, (suffix, write) in keep.items():

@@ -26,7 +26,6 @@ class Run:
     detector: Detector  # the networks and thresholds
     summary: dict  # of the scores, as evaluation.scoring.write_scores keeps it
     embeddings: dict[str, np.ndarray]  # clip (N,), pretrained (N, width), finetuned (N, width), logits (N, identities)
-    norm_pix: bool  # whether the pretrained network was trained to predict standardised patches
     masks: tuple[float, float]  # longest time and frequency mask of a masked view, shares
     curves: dict[str, pd.DataFrame]  # of training, by stage: a row per epoch, a column epoch, and one per curve
     published: pd.DataFrame

@@ -2,12 +2,14 @@
 
 import numpy as np
 import pandas as pd
+import torch
 from sklearn.manifold import TSNE
 
 from audio.clips import read_clip
 from audio.manifest import CONDITIONS
+from audio.scale import fill
 from augmentation.noises import family_of
-from detection.reconstruction import reconstruct, reconstruction_error
+from detection.reconstruction import masked_reconstruction_error, reconstruct
 from evaluation import metrics
 from evaluation.report import plots
 from evaluation.report.answer import Machines, by_machine, by_type, details, sentence
@@ -15,7 +17,7 @@ from evaluation.report.decisions import decisions
 from evaluation.report.published import TYPES, is_dcase2020, table4
 from evaluation.report.run import Run
 from evaluation.report.sound import Picture, audible_gain, in_words, picture, player, salient
-from evaluation.systems import BACKENDS, NAMES, PEERS
+from evaluation.systems import NAMES, NETWORKS, PEERS
 from model.batches import mask_time_and_frequency
 
 REPEATS = 12  # random masks of a clip whose surprising places are shown
@@ -39,9 +41,11 @@ def sections(run: Run) -> dict:
     """Everything that the template shows. Raises ValueError where the run's parts do not belong together."""
     check(run)
     test = run.scores[run.scores["split"] == "test"].reset_index(drop=True)
-    limits = (test["machine_type"] + "/" + test["machine_id"]).map(run.detector.thresholds[run.backend])
-    alarms = test[run.backend] > limits
     said = run.summary["systems"][run.backend]
+    limits = (test["machine_type"] + "/" + test["machine_id"]).map(
+        {f"{row['machine_type']}/{row['machine_id']}": row["threshold"] for row in said["decisions"]}
+    )
+    alarms = test[run.backend] > limits
     average, *types = by_type(test, run.summary, alarms)
     machines = by_machine(test, run.summary, alarms, run.resamples, run.seed)
     return {
@@ -57,9 +61,9 @@ def sections(run: Run) -> dict:
             plots.watched([_row(one) for one in (average, *types)], list(average.references)),
             "AUC with 95 % interval: " + "; ".join(f"{one.name} {one.auc:.2f}" for one in (average, *types)),
         ),
-        "quantile": run.detector.settings.threshold_quantile,
+        "quantile": 1 - run.detector.settings.false_alarms,
         "corpus": corpus(run),
-        "norm_pix": run.norm_pix,
+        "norm_pix": run.detector.config["norm_pix_loss"],
         "systems": systems(run.summary, types),
         "histograms": histograms(test, run.backend, limits),
         "rocs": rocs(test, run.backend, said["pooled"]),
@@ -139,7 +143,7 @@ def systems(summary: dict, types: list[Machines]) -> list[dict]:
     for name, said in summary["systems"].items():
         figures = said["figures"]
         cells = [figures[one.name] for one in types] + [figures["average"]]
-        rows.append({"key": name, "name": NAMES[name], "cells": cells, "reference": name not in BACKENDS})
+        rows.append({"key": name, "name": NAMES[name], "cells": cells, "reference": name not in NETWORKS})
     return rows
 
 
@@ -187,7 +191,7 @@ def anomalous(run: Run, test: pd.DataFrame, limits: pd.Series) -> list[dict]:
         low, high = _range(spectrogram, reference)
         excess = _excess(run, row.clip, training["clip"].head(NORMALS).tolist())
         most = float(np.quantile(excess, 0.995))
-        config = run.detector.pretrained.config
+        config = run.detector.representations.pretrained.config
         boxes = salient(excess, (config.patch_frames, config.patch_mels))
         found.append(
             {
@@ -350,7 +354,9 @@ def reconstructions(run: Run) -> list[dict]:
     for clip in test.groupby("machine_type")["clip"].first().head(RECONSTRUCTIONS):
         spectrogram = _spectrogram(run, clip)
         window = _window(run, spectrogram)
-        seen = reconstruct(run.detector.pretrained, window, 1, run.seed, norm_pix=run.norm_pix)
+        seen = reconstruct(
+            run.detector.representations.pretrained, window, 1, run.seed, run.detector.config["norm_pix_loss"]
+        )
         low, high = _range(window)
         pictures = (window, np.where(seen.masked[0], np.nan, window), np.where(seen.masked[0], seen.output[0], window))
         found.append(
@@ -377,13 +383,14 @@ def _masked_view(run: Run, spectrogram: np.ndarray, clip: str) -> np.ndarray:
 
 
 def _standardised(run: Run, spectrogram: np.ndarray) -> np.ndarray:
-    return (spectrogram - run.features.mean) / run.features.std
+    return run.detector.representations.scale(torch.from_numpy(spectrogram)).numpy()
 
 
 def _window(run: Run, spectrogram: np.ndarray) -> np.ndarray:
-    """What the network sees of the clip's beginning: standardised, and padded with the mean."""
-    piece = _standardised(run, spectrogram[: run.detector.pretrained.config.frames])
-    return np.pad(piece, ((0, run.detector.pretrained.config.frames - len(piece)), (0, 0))).astype(np.float32)
+    """What the network sees of the clip's beginning: standardised, and repeated where it is too short."""
+    frames = run.detector.frames
+    piece = fill(torch.from_numpy(spectrogram[:frames]), frames).numpy()
+    return _standardised(run, piece)
 
 
 def _picture(run: Run, values: np.ndarray, low: float, high: float) -> Picture:
@@ -398,9 +405,9 @@ def _excess(run: Run, clip: str, normals: list[str]) -> np.ndarray:
 
 def _surprise(run: Run, clip: str) -> np.ndarray:
     spectrogram = _standardised(run, _spectrogram(run, clip))
-    return (
-        reconstruction_error(run.detector.pretrained, spectrogram, REPEATS, run.seed, run.norm_pix) * run.features.std
-    )
+    network, norm_pix = run.detector.representations.pretrained, run.detector.config["norm_pix_loss"]
+    error = masked_reconstruction_error(network, spectrogram, REPEATS, run.seed, norm_pix)
+    return error * run.detector.representations.scale.std
 
 
 def _range(*spectrograms: np.ndarray) -> tuple[float, float]:

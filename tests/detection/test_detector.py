@@ -8,15 +8,25 @@ from contextlib import chdir
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import soundfile
 import soxr
 import torch
 
 import detection.detector
 from audio.clips import read_clip
-from detection.detector import FILES, Detector, window_starts
+from detection.detector import Detector, window_starts
+from detection.folder import Recordings
 from storage.files import sha256
 from tests.tiny_corpus import sound
+
+FILES = (
+    "detector.json",
+    "ensemble.safetensors",
+    "recordings.json",
+    "recordings.safetensors",
+    *(f"{name}/{file}" for name in ("finetuned", "pretrained") for file in ("config.json", "model.safetensors")),
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,33 +53,89 @@ def test_windows_cover_every_frame_and_nothing_beyond(length, hop):
 
 def test_a_recording_is_judged_window_by_window(detector, pump):
     long = np.concatenate([pump, pump, pump])
-    verdict = detector.score(long, 16000, "pump", "id_00", "mahalanobis")
+    verdict = detector.score(long, 16000, "pump", "id_00", "finetuned_mahalanobis")
     assert verdict.seconds == pytest.approx(6.0, abs=0.02) and verdict.windows[-1].end == pytest.approx(verdict.seconds)
     assert verdict.score == pytest.approx(np.mean([window.score for window in verdict.windows]))
-    log_mel = detector.log_mel([long])
+    log_mel = np.concatenate(list(detector.spectrogram([long])))
     for window in verdict.windows:
         first = round(window.start * 16000 / 512)
-        alone = detector.judge(log_mel[first : first + 40], "pump", "id_00", "mahalanobis")
-        assert alone.score == pytest.approx(window.score, rel=1e-4) and len(alone.windows) == 1
+        alone = detector.window_scores(detector.windows(log_mel[first : first + 40]), 2)["finetuned_mahalanobis"]
+        assert alone == pytest.approx([window.score], rel=1e-4)
         assert window.end - window.start == pytest.approx(40 * 512 / 16000, abs=0.033)
+
+
+def test_a_recording_that_comes_in_blocks_is_measured_as_in_one_piece(detector, pump):
+    long = np.concatenate([pump] * 9)
+    whole = detector.measure([long], "pump/id_00")
+    for size in (1000, 16000, 40000):
+        parts = detector.measure([long[first : first + size] for first in range(0, len(long), size)], "pump/id_00")
+        assert np.array_equal(parts.starts, whole.starts) and parts.frames == whole.frames
+        np.testing.assert_allclose(parts.scores["combined"], whole.scores["combined"], rtol=2e-3, atol=2e-3)
+        worst = whole.starts[whole.scores[detector.deciding("pump/id_00")].argmax()]
+        expected = np.concatenate(list(detector.spectrogram([long])))[worst : worst + 40]
+        np.testing.assert_allclose(parts.worst, expected, atol=0.1)
 
 
 def test_an_anomaly_is_found_in_time(detector):
     rng = np.random.default_rng(3)
     parts = [sound(2500.0, 4.0, anomalous, rng) for anomalous in (False, True, False)]
-    verdict = detector.score(np.concatenate(parts), 16000, "pump", "id_00", "mahalanobis")
+    verdict = detector.score(np.concatenate(parts), 16000, "pump", "id_00", "finetuned_mahalanobis")
     scores = {window.start: window.score for window in verdict.windows}
     inside = [value for start, value in scores.items() if 4 <= start <= 6.7]
     outside = [value for start, value in scores.items() if start <= 2.7 or start >= 8]
     assert min(inside) > max(outside)
 
 
-def test_percentile_and_verdict_follow_the_training_scores_and_the_threshold(detector, pump):
+def test_p_value_and_verdict_follow_the_calibration_scores(detector, pump):
     verdict = detector.score(pump, 16000, "pump", "id_00")
-    known = detector.training_scores["negative_log_probability"]["pump/id_00"]
-    assert verdict.percentile == pytest.approx(100 * np.mean(np.array(known) <= verdict.score))
-    assert verdict.threshold == detector.thresholds["negative_log_probability"]["pump/id_00"]
-    assert verdict.anomalous == (verdict.score > verdict.threshold)
+    known = detector.recordings.scores(2, "calibration", "label_free")
+    assert verdict.backend == "label_free"  # 5 held-out recordings do not allow 10 % false alarms
+    assert verdict.n == len(known) == 5 and verdict.calibration == "held-out"
+    assert verdict.p_value == pytest.approx((1 + np.sum(known >= verdict.score)) / 6)
+    assert verdict.threshold == known.max() and verdict.alpha == pytest.approx(1 / 6)
+    assert verdict.anomalous == (verdict.score > verdict.threshold) == (verdict.p_value <= verdict.alpha)
+    assert verdict.warnings == ("5 healthy recordings allow a promise of 17% false alarms, 4 more are needed for 10%",)
+
+
+def test_machines_of_a_type_lend_each_other_their_calibration(detector):
+    found = detector.calibration("fan/id_02", "combined")
+    assert found.source == "held-out, pooled" and found.n == 10 and detector.deciding("fan/id_02") == "combined"
+
+
+def test_a_machine_without_calibration_is_judged_by_what_saw_no_labels(root, pump):
+    detector = Detector.load(root / "data" / "detector")
+    rows = detector.recordings.rows
+    kept = np.array([row.role == "training" for row in rows])
+    detector.recordings = Recordings(
+        [row for row in rows if row.role == "training"],
+        {name: scores[kept] for name, scores in detector.recordings.by_backend.items()},
+    )
+    verdict = detector.score(pump, 16000, "pump", "id_00")
+    assert verdict.backend == "label_free" and verdict.calibration == "cross-fitted" and verdict.n == 6
+    asked = detector.score(pump, 16000, "pump", "id_00", "negative_log_probability")
+    assert any("no promise about false alarms" in warning for warning in asked.warnings)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_score_that_is_no_number_is_no_verdict(root, pump, bad):
+    detector = Detector.load(root / "data" / "detector")
+    with torch.no_grad():
+        detector.representations.pretrained.encoder.norm.weight.fill_(bad)
+    with pytest.raises(ValueError, match="not a number: it cannot be judged"):
+        detector.score(pump, 16000, "pump", "id_00")
+
+
+def test_the_level_of_a_recording_says_nothing(detector, pump):
+    loud = detector.score(pump, 16000, "pump", "id_00")
+    for gain in (0.25, 0.5, 2.0):
+        assert detector.score(gain * pump, 16000, "pump", "id_00").score == pytest.approx(loud.score, abs=0.15)
+
+
+def test_a_short_recording_is_repeated_to_fill_a_window(detector, pump):
+    log_mel = np.concatenate(list(detector.spectrogram([pump])))[:25]
+    windows = detector.windows(log_mel)
+    assert windows.shape == (1, 40, 32)
+    np.testing.assert_array_equal(windows[0, 25:], windows[0, :15])
 
 
 def test_a_file_of_another_rate_and_more_channels_is_read_as_the_corpus_is(detector, pump, tmp_path):
@@ -118,7 +184,7 @@ def test_a_sample_rate_that_cannot_be(detector, pump, rate):
 def test_unknown_machines_and_back_ends_are_answered_with_the_known_ones(detector, pump):
     with pytest.raises(ValueError, match=r"pump id_09 is unknown\. Known: fan id_00 id_02; pump id_00"):
         detector.score(pump, 16000, "pump", "id_09")
-    with pytest.raises(ValueError, match="'knn' is unknown: negative_log_probability, nearest_neighbour"):
+    with pytest.raises(ValueError, match="'knn' is unknown: combined, label_free, negative_log_probability"):
         detector.score(pump, 16000, "pump", "id_00", "knn")
 
 
@@ -158,10 +224,15 @@ def seal(folder):
     [
         ("detector.json", b"[]"),
         ("detector.json", b"{}"),
-        ("detector.json", b'{"format": 1, "settings": {"surprise": 1}}'),
+        ("detector.json", b'{"format": 2, "settings": {"surprise": 1}}'),
+        ("detector.json", b'{"format": 1}'),
+        ("detector.json", b"[" * 100_000),
         ("finetuned/config.json", b'{"format": 1}'),
         ("finetuned/model.safetensors", b"\x80\x04."),
-        ("backends.safetensors", b"\x80\x04."),
+        ("ensemble.safetensors", b"\x80\x04."),
+        ("recordings.safetensors", b"\x80\x04."),
+        ("recordings.json", b"[1]"),
+        ("recordings.json", b"[" * 100_000),
         ("checksums.json", b"not JSON"),
     ],
 )
@@ -172,6 +243,58 @@ def test_a_sealed_forgery_is_one_clear_error(folder, name, content):
     with pytest.raises(ValueError) as error:
         Detector.load(folder)
     assert str(folder) in str(error.value) and "\n" not in str(error.value)
+
+
+def change_json(folder, name, change):
+    content = json.loads((folder / name).read_text())
+    change(content)
+    (folder / name).write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("detector.json", lambda d: d["settings"].update(window_hop=-1), "window_hop"),
+        ("detector.json", lambda d: d["settings"].update(false_alarms=0), "false_alarms"),
+        ("detector.json", lambda d: d["settings"].update(backend="knn"), "backend"),
+        ("detector.json", lambda d: d["machines"].append(d["machines"][0]), "stands in it twice"),
+        ("detector.json", lambda d: d["machines"].pop(), "not a network of the machines"),
+        ("pretrained/config.json", lambda d: d["scale"].update(std=0.0), "must be positive"),
+        ("pretrained/config.json", lambda d: d["scale"].update(mean=float("nan")), "not finite"),
+        ("pretrained/config.json", lambda d: d.pop("norm_pix_loss"), "norm_pix_loss"),
+        ("finetuned/config.json", lambda d: d["identities"].reverse(), "not a network of the machines"),
+        ("recordings.json", lambda d: d[0].update(machine=99), "machine 99"),
+        ("recordings.json", lambda d: d.pop(), "does not hold a score for each recording"),
+    ],
+)
+def test_a_sealed_change_is_named(folder, name, change, message):
+    change_json(folder, name, change)
+    seal(folder)
+    with pytest.raises(ValueError, match=message) as error:
+        Detector.load(folder)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("backends.finetuned_mahalanobis.means", lambda a: np.full_like(a, np.nan)),
+        ("backends.finetuned_mahalanobis.means", lambda a: a[:, :-1]),
+        ("backends.finetuned_mahalanobis.type_of", lambda a: a[:-1]),
+        ("std_combined", lambda a: np.zeros_like(a)),
+        ("mean_combined", lambda a: a[:-1]),
+        ("backends.pretrained_nearest_neighbour.known", lambda a: a[:-1]),
+    ],
+)
+def test_arrays_that_cannot_be_are_refused(folder, key, value):
+    path = folder / "ensemble.safetensors"
+    arrays = safetensors.numpy.load_file(path)
+    arrays[key] = np.ascontiguousarray(value(arrays[key]))
+    safetensors.numpy.save_file(arrays, path)
+    seal(folder)
+    with pytest.raises(ValueError, match=r"ensemble\.safetensors") as error:
+        Detector.load(folder)
+    assert "\n" not in str(error.value)
 
 
 def test_nothing_pickled_is_ever_loaded(folder):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from detection.reconstruction import reconstruct, reconstruction_error
+from detection.reconstruction import masked_reconstruction_error, reconstruct
 from model.losses import standardise_patches
 from model.network import RCMAE, NetworkConfig, patchify
 
@@ -26,7 +26,7 @@ def window() -> np.ndarray:
 
 
 def test_it_masks_whole_patches_and_predicts_the_scale_of_the_input(network, window):
-    seen = reconstruct(network, window, repeats=3, seed=0, mask_ratio=0.75)
+    seen = reconstruct(network, window, repeats=3, seed=0, norm_pix=True, mask_ratio=0.75)
     assert seen.masked.shape == seen.output.shape == (3, 20, 16)
     masked = patchify(torch.from_numpy(seen.masked).float(), CONFIG)
     assert set(masked.mean(-1).unique().tolist()) == {0.0, 1.0}
@@ -48,24 +48,24 @@ def test_what_is_hidden_does_not_change_the_prediction(network, window):
 
 
 def test_the_error_is_that_of_the_masks_under_which_a_place_was_hidden(network, window):
-    error = reconstruction_error(network, window, repeats=12, seed=3)
-    seen = reconstruct(network, window, 12, 3)
+    error = masked_reconstruction_error(network, window, repeats=12, seed=3, norm_pix=True)
+    seen = reconstruct(network, window, 12, 3, True)
     for frame, mel in ((0, 0), (7, 9), (19, 15)):
         hidden = [place for place in range(12) if seen.masked[place, frame, mel]]
         squares = [(seen.output[place, frame, mel] - window[frame, mel]) ** 2 for place in hidden]
         assert error[frame, mel] == pytest.approx(np.mean(squares) ** 0.5, rel=1e-4)
-    assert np.array_equal(error, reconstruction_error(network, window, 12, 3))
-    assert not np.array_equal(error, reconstruction_error(network, window, 12, 4))
+    assert np.array_equal(error, masked_reconstruction_error(network, window, 12, 3, True))
+    assert not np.array_equal(error, masked_reconstruction_error(network, window, 12, 4, True))
 
 
 @pytest.mark.parametrize("frames", [6, 20, 47])
 def test_recordings_of_any_length(network, frames):
     long = np.random.default_rng(1).normal(size=(frames, 16)).astype(np.float32)
-    error = reconstruction_error(network, long, repeats=24, seed=0)
+    error = masked_reconstruction_error(network, long, repeats=24, seed=0, norm_pix=True)
     assert error.shape == long.shape
     assert (error > 0).all()  # every place was hidden at least once
 
 
 def test_a_window_of_another_size_is_refused(network, window):
     with pytest.raises(ValueError, match=r"\(19, 16\).*\(20, 16\)"):
-        reconstruct(network, window[1:], 1, 0)
+        reconstruct(network, window[1:], 1, 0, True)

@@ -98,7 +98,7 @@ def test_a_recording_gets_the_verdict_of_the_detector_with_sound_and_picture(add
     ("content", "machine", "message"),
     [
         (b"this is no sound", "pump/id_00", "cannot be decoded"),
-        (b"", "pump/id_00", "cannot be decoded"),
+        (b"", "pump/id_00", "the file is empty"),
         (None, "pump/id_77", "pump id_77 is unknown"),
         (None, "", "which machine"),
     ],

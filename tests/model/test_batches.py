@@ -111,14 +111,18 @@ def test_randomness_depends_on_seed_epoch_and_clip_alone(features):
     assert len({tuple(draws(*key)) for key in [(0, 1, 2), (1, 1, 2), (0, 2, 2), (0, 1, 3), (1, 0, 2)]}) == 5
 
 
-def test_short_clips_are_padded_with_the_mean(features):
-    clips = TrainingClips(features, CONFIG)
+@pytest.mark.parametrize("level", ["keep", "remove"])
+def test_short_clips_are_repeated_and_standardised(features, level):
+    clips = TrainingClips(features, CONFIG, level)
     shortest = int(np.argmin(clips._frames))
     _, crop = clips.crop(shortest, clips.random(shortest, 0, 0))
     batch = clips.network_input([crop])
     assert batch.shape == (1, CONFIG.frames, CONFIG.mels) and batch.dtype == torch.float32
-    assert (batch[0, len(crop) :] == 0).all()
-    np.testing.assert_allclose(batch[0, : len(crop)], (crop - features.mean) / features.std, rtol=1e-5)
+    filled = np.resize(crop, (CONFIG.frames, CONFIG.mels))
+    expected = (filled - features.mean) / features.std
+    if level == "remove":
+        expected = (filled - filled.mean()) / features.within_std
+    np.testing.assert_allclose(batch[0], expected, rtol=1e-3, atol=1e-4)
 
 
 def test_masks_cover_one_band_of_time_and_one_of_frequency():

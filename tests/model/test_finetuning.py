@@ -123,10 +123,11 @@ def test_an_identity_with_one_clip_is_named(tmp_path, fabric):
         run(features, tmp_path, fabric)
 
 
-def test_a_lone_identity_is_warned_of(tmp_path, fabric, caplog):
+def test_a_lone_machine_is_not_fine_tuned(tmp_path, fabric, caplog):
     features = write_features(tmp_path / "features")
     index = (features / "index.csv").read_text().splitlines()
     (features / "index.csv").write_text("\n".join([index[0], *(line for line in index if "pump/" in line)]) + "\n")
     with caplog.at_level(logging.WARNING):
-        run(features, tmp_path, fabric, epochs=1)
-    assert "pump/id_00 is the only identity" in caplog.text
+        network, identities, rows, _ = run(features, tmp_path, fabric, epochs=1)
+    assert network is None and identities == ["pump/id_00"] and rows == []
+    assert "pump/id_00 is the only machine" in caplog.text

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import torch
 from pytest import approx, raises
 
@@ -6,9 +8,9 @@ from model.network import (
     Encoder,
     IdentityClassifier,
     NetworkConfig,
-    network_input,
     patchify,
     sincos_positions,
+    take,
     unpatchify,
 )
 from tests.model.tiny_training import CONFIG
@@ -107,12 +109,47 @@ def test_classifier_takes_over_the_pretrained_encoder_and_projection():
     assert logits.shape == (2, 5)
 
 
-def test_network_input_standardises_and_pads_with_the_mean():
-    out = network_input(torch.full((2, 3, 4), -20.0), mean=-30.0, std=5.0, frames=6)
-    assert out.shape == (2, 6, 4)
-    assert (out[:, :3] == 2.0).all() and (out[:, 3:] == 0.0).all()
-    with raises(ValueError, match="7 frames do not fit into 6"):
-        network_input(torch.zeros(7, 4), 0.0, 1.0, 6)
+ROWS = replace(CONFIG, pooling="rows")
+
+
+def test_rows_are_averaged_over_time_and_kept_apart():
+    rows, columns = ROWS.grid
+    tokens = torch.randn(2, ROWS.tokens, ROWS.width)
+    pooled = Encoder(ROWS).pool(tokens)
+    assert pooled.shape == (2, ROWS.embedding) == (2, rows * ROWS.width)
+    for row in range(rows):
+        expected = tokens[:, row * columns : (row + 1) * columns].mean(dim=1)
+        torch.testing.assert_close(pooled[:, row * ROWS.width : (row + 1) * ROWS.width], expected)
+
+
+def test_rows_of_visible_tokens_are_those_of_the_tokens_that_are_there():
+    rows, columns = ROWS.grid
+    encoder, tokens = Encoder(ROWS), torch.randn(3, ROWS.tokens, ROWS.width)
+    order = torch.stack([torch.randperm(ROWS.tokens) for _ in range(3)])
+    torch.testing.assert_close(encoder.pool(take(tokens, order), order), encoder.pool(tokens))
+    visible = order[:, :5]
+    pooled = encoder.pool(take(tokens, visible), visible).unflatten(1, (rows, ROWS.width))
+    for clip in range(3):
+        for row in range(rows):
+            there = [number for number in visible[clip].tolist() if number // columns == row]
+            expected = tokens[clip, there].mean(dim=0) if there else torch.zeros(ROWS.width)
+            torch.testing.assert_close(pooled[clip, row], expected)
+
+
+def test_gradients_reach_every_visible_token_through_rows():
+    tokens = torch.randn(2, 6, ROWS.width, requires_grad=True)
+    visible = torch.stack([torch.randperm(ROWS.tokens)[:6] for _ in range(2)])
+    Encoder(ROWS).pool(tokens, visible).square().sum().backward()
+    assert (tokens.grad.abs().sum(dim=2) > 0).all()
+
+
+def test_projection_and_classifier_take_the_rows():
+    network = RCMAE(ROWS)
+    patches, numbers = views()
+    a, _ = network(patches[0], numbers[0], patches[1], numbers[1], False)
+    assert a.embedding.shape == (3, ROWS.embedding) and a.projection.shape == (3, ROWS.projection)
+    said = IdentityClassifier.from_pretrained(network, 4)(torch.randn(2, ROWS.frames, ROWS.mels))
+    assert said.embedding.shape == (2, ROWS.embedding) and said.logits.shape == (2, 4)
 
 
 def test_sizes_that_do_not_fit():
@@ -120,5 +157,7 @@ def test_sizes_that_do_not_fit():
         NetworkConfig(frames=321)
     with raises(ValueError, match="width 100 must be a multiple of heads 6"):
         NetworkConfig(width=100)
+    with raises(ValueError, match="pooling is 'max', allowed are mean and rows"):
+        NetworkConfig(pooling="max")
     with raises(ValueError, match="width 18 must be a multiple of 4"):
         NetworkConfig(width=18, heads=6)

@@ -45,6 +45,7 @@ PRETRAINING = PretrainingSettings(
     epochs=3,
     batch_size=8,
     learning_rate=1e-3,
+    schedule="constant",
     temperature=0.05,
     mask_ratio=(0.5, 0.75),
     norm_pix_loss=True,
@@ -56,7 +57,14 @@ PRETRAINING = PretrainingSettings(
     seed=3,
 )
 FINETUNING = FinetuningSettings(
-    lambda_scl=0.5, lambda_ce=0.5, epochs=3, batch_size=8, learning_rate=1e-3, temperature=0.05, seed=3
+    lambda_scl=0.5,
+    lambda_ce=0.5,
+    epochs=3,
+    batch_size=8,
+    learning_rate=1e-3,
+    schedule="constant",
+    temperature=0.05,
+    seed=3,
 )
 IDENTITIES = ["fan/id_00", "fan/id_02", "pump/id_00"]
 

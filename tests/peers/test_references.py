@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from peers.references import level, level_distance, statistics, statistics_distances
+from peers.references import level, level_distance, nearest_neighbour, statistics
 
 
 def test_level_is_the_rms_in_db():
@@ -19,17 +19,20 @@ def test_level_distance_is_to_the_identitys_training_mean_in_both_directions():
     assert level_distance(levels, identities, training) == pytest.approx([1, 1, 0, 0, 6, 1])
 
 
-def test_statistics_distances_find_the_changed_clip_and_ignore_other_identities():
+def test_the_nearest_neighbour_finds_the_changed_clip_and_ignores_other_identities():
     rng = np.random.default_rng(0)
     spectrograms = rng.normal(-40, 5, size=(40, 50, 8))
     spectrograms[20:] += 25  # the second identity is louder
     spectrograms[39, :, 3] += 20  # its last clip has a tone besides
-    values = np.stack([statistics(one) for one in spectrograms])
+    values = np.stack([statistics(spectrogram) for spectrogram in spectrograms])
     assert values.shape == (40, 16) and values[0, 8:] == pytest.approx(spectrograms[0].std(0))
-    identities = np.repeat([0, 1], 20)
     training = np.arange(40) % 20 < 15
-    scores = statistics_distances(values, identities, training)
-    assert set(scores) == {"logmel_nearest_neighbour", "logmel_mahalanobis"}
-    for name, values_of in scores.items():
-        assert values_of[training].min() > 0, f"{name}: a training clip was scored against itself"
-        assert values_of[39] > 2 * np.delete(values_of, 39).max()
+    scores = nearest_neighbour(values, np.repeat([0, 1], 20), training)
+    assert scores[training].min() > 0, "a training clip was scored against itself"
+    assert scores[39] > 2 * np.delete(scores, 39).max()
+
+
+def test_the_only_training_clip_of_an_identity_has_no_other():
+    values, training = np.random.default_rng(0).normal(size=(5, 4)), np.array([True, False, True, True, False])
+    scores = nearest_neighbour(values, np.array([0, 0, 1, 1, 1]), training)
+    assert np.isnan(scores[0]) and np.isfinite(scores[1:]).all()

@@ -19,8 +19,8 @@ def test_the_stage_leaves_a_classifier_curves_and_no_checkpoints(project):  # no
     assert isinstance(network, IdentityClassifier)
     assert config["identities"] == IDENTITIES
     _, pretrained = load_model(project / "data/pretrained", RCMAE)
-    assert {key: config[key] for key in ("logmel", "mean", "std", "sizes")} == {
-        key: pretrained[key] for key in ("logmel", "mean", "std", "sizes")
+    assert {key: config[key] for key in ("logmel", "scale", "sizes")} == {
+        key: pretrained[key] for key in ("logmel", "scale", "sizes")
     }
     curves = read_curves(project / "metrics/finetune")
     assert {"loss", "supervised_contrastive", "cross_entropy", "effective_rank", "learning_rate"} <= set(curves)

@@ -53,7 +53,8 @@ def test_the_stage_leaves_a_model_curves_and_no_checkpoints(project):
     network, config = load_model(project / "data/pretrained", RCMAE)
     assert network.config.width == 16 and config["logmel"]["n_mels"] == 16
     stats = json.loads((project / "data/features/stats.json").read_text())
-    assert (config["mean"], config["std"]) == (stats["mean"], stats["std"])
+    assert config["scale"] == {"level": "remove", "mean": 0.0, "std": stats["within_std"]}
+    assert config["norm_pix_loss"] is True
     curves = read_curves(project / "metrics/pretrain")
     assert curves.index.tolist() == [1, 2]
     assert {"loss", "contrastive", "reconstruction", "covariance_above_floor", "effective_rank"} <= set(curves)

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from evaluation.systems import NAMES
 from stages.summary import summary
 
 SYSTEM = {"auc": 0.6, "auc_low": 0.5, "auc_high": 0.7, "pauc": 0.55, "pauc_low": 0.5, "pauc_high": 0.6}
@@ -12,30 +11,33 @@ SYSTEM = {"auc": 0.6, "auc_low": 0.5, "auc_high": 0.7, "pauc": 0.55, "pauc_low":
 
 @pytest.fixture
 def metrics(tmp_path):
-    figures = {"auc": 0.91, "pauc": 0.8, "pauc_eq12": 0.4}
-    score = {
-        "average": figures | {"mauc": 0.7},
-        "pooled": figures,
-        "fan": figures | {"id_00": figures},
-        "loom": figures,
-    }
+    figures = {"auc": 0.91, "pauc": 0.8}
+    alarms = {"promised": 0.1, "measured": 0.08, "caught": 0.7}
+    score = {"average": figures, "fan": figures, "loom": figures, "false_alarms": alarms, "beside": {}}
     (tmp_path / "score.json").write_text(json.dumps(score))
-    # level alone is as good, to the last digit: the headline is what the file says it is
-    tied = {"rms": SYSTEM | {"auc": 0.91}}
-    headline = {"mahalanobis": SYSTEM | {"auc": 0.91, "auc_low": 0.88, "auc_high": 0.94}}
-    comparison = {"headline": "mahalanobis"} | dict.fromkeys(NAMES, SYSTEM) | tied | headline
-    (tmp_path / "comparison.json").write_text(json.dumps(comparison))
+    tied = SYSTEM | {"auc": 0.91, "auc_low": 0.1, "auc_high": 0.2}
+    systems = {"rms": SYSTEM, "autoencoder": SYSTEM, "label_free": tied}
+    systems["combined"] = SYSTEM | {"auc": 0.91, "auc_low": 0.88, "auc_high": 0.94}
+    (tmp_path / "comparison.json").write_text(json.dumps({"headline": "combined"} | systems))
     return tmp_path
 
 
 def test_it_names_the_report_and_the_figures_beside_the_references(metrics):
     text = summary(metrics, metrics / "report")
-    assert "Mahalanobis: AUC 0.910 (95 % interval 0.880 to 0.940), pAUC 0.800, averaged over 2 machine types" in text
+    # a tie with another system changes nothing: the file says which is the headline
+    assert "combined: AUC 0.910 (95 % interval 0.880 to 0.940), pAUC 0.800, averaged over 2 machine types" in text
     assert "fan 0.91, loom 0.91" in text
-    assert "level alone 0.910" in text
-    assert "DCASE 2020 autoencoder 0.600" in text
+    assert "level alone 0.600" in text
+    assert "autoencoder 0.600" in text
+    assert "Healthy recordings that raise an alarm: 8%, promised 10%; faulty ones: 70%" in text
     assert str(metrics.resolve() / "report" / "index.html") in text
     assert len(text.splitlines()) <= 5
+
+
+def test_without_anomalies_it_speaks_of_false_alarms_alone(metrics):
+    (metrics / "score.json").write_text(json.dumps({"false_alarms": {"promised": 0.1, "measured": 0.0}, "beside": {}}))
+    text = summary(metrics, metrics / "report")
+    assert text.startswith("Healthy recordings that raise an alarm: 0%, promised 10%\n") and "AUC" not in text
 
 
 def test_without_metrics_it_says_so(tmp_path):

@@ -1,0 +1,232 @@
+"""A detector on disk: what its folder holds, checked whole before anything of it is used."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from detection.backends import Arrays
+from detection.names import NAMES
+from model.checkpoints import load_model, read_json, save_model
+from model.network import RCMAE, IdentityClassifier
+from storage.files import sha256, whole_file, whole_folder
+
+FORMAT = 2
+NETWORKS = ("pretrained", "finetuned")
+ROLES = ("training", "calibration")
+
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^/\x00-\x1f]+$")]
+
+
+class _Checked(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Settings(_Checked):
+    """What scoring needs beside the networks; the names are those of the params group `score`."""
+
+    backend: Literal[NAMES] = "combined"  # type: ignore[valid-type]  # the headline, which decides when none is named
+    neighbours: Annotated[int, Field(ge=1, le=1000)] = 1
+    components: Annotated[int, Field(ge=1, le=100)] = 2
+    window_hop: Annotated[int, Field(ge=1, le=1_000_000)] = 160  # frames between the windows of a longer recording
+    false_alarms: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of healthy recordings that may raise an alarm
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+
+class Machine(_Checked):
+    """A machine that can be judged."""
+
+    type: Name
+    id: Name
+    trained: bool = True  # the networks have heard it; False: it was enrolled
+
+
+class Description(_Checked):
+    """detector.json."""
+
+    format: Literal[FORMAT] = FORMAT  # type: ignore[valid-type]
+    settings: Settings
+    machines: Annotated[list[Machine], Field(min_length=1)]
+    corpus: str = ""  # what it was trained on
+    simulated: bool = False  # on simulated machines: it can judge no real one
+    created: str = ""  # ISO 8601
+
+    @model_validator(mode="after")
+    def _machines_differ(self) -> "Description":
+        names = [(machine.type, machine.id) for machine in self.machines]
+        if len(set(names)) < len(names):
+            raise ValueError("a machine stands in it twice")
+        return self
+
+
+class Recording(_Checked):
+    """A healthy recording that the detector knows."""
+
+    machine: Annotated[int, Field(ge=0)]  # number of the machine
+    role: Literal[ROLES]  # type: ignore[valid-type]
+    file: str
+    sha256: str  # of its samples
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """The healthy recordings that a detector knows, R of them, and their scores (R,) by back-end; NaN is no score."""
+
+    rows: Sequence[Recording]
+    by_backend: Arrays
+    _places: dict[tuple[int, str], np.ndarray] = field(init=False, repr=False)
+
+    def __post_init__(self):
+        keys = [(row.machine, row.role) for row in self.rows]
+        found: dict[tuple[int, str], list[int]] = {}
+        for place, key in enumerate(keys):
+            found.setdefault(key, []).append(place)
+        object.__setattr__(self, "_places", {key: np.array(places) for key, places in found.items()})
+
+    def scores(self, machine: int, role: str, backend: str) -> np.ndarray:
+        """The scores of one machine's recordings of a role that have one under `backend`."""
+        places = self._places.get((machine, role))
+        if places is None or backend not in self.by_backend:
+            return np.zeros(0)
+        scores = self.by_backend[backend][places].astype(float)
+        return scores[np.isfinite(scores)]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """All that `read_folder` found."""
+
+    pretrained: RCMAE
+    classifier: IdentityClassifier | None
+    config: dict
+    description: Description
+    ensemble: Arrays
+    recordings: Recordings
+
+
+def write_folder(
+    folder: Path,
+    pretrained: RCMAE,
+    classifier: IdentityClassifier | None,
+    config: dict,
+    ensemble: Arrays,
+    recordings: Recordings,
+    description: Description,
+) -> None:
+    """Write a detector to `folder`, which appears whole and replaces what was there."""
+    with whole_folder(folder) as partial:
+        save_model(partial / "pretrained", pretrained, config)
+        if classifier is not None:
+            classes = [f"{machine.type}/{machine.id}" for machine in description.machines if machine.trained]
+            save_model(partial / "finetuned", classifier, config | {"identities": classes})
+        for name, arrays in (("ensemble", ensemble), ("recordings", recordings.by_backend)):
+            with whole_file(partial / f"{name}.safetensors") as unfinished:
+                safetensors.numpy.save_file({key: a.copy(order="C") for key, a in arrays.items()}, unfinished)
+        rows = [row.model_dump() for row in recordings.rows]
+        (partial / "recordings.json").write_text(json.dumps(rows, indent=0) + "\n", encoding="utf-8")
+        (partial / "detector.json").write_text(description.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        sums = {path.relative_to(partial).as_posix(): sha256(path) for path in sorted(partial.rglob("*.*"))}
+        (partial / "checksums.json").write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
+
+
+def read_folder(folder: Path) -> Folder:
+    """The detector in `folder`, every file checked. Raises ValueError naming the file and the entry that is wrong."""
+    if not (folder / "checksums.json").is_file():
+        raise ValueError(f"{folder} holds no detector (no checksums.json): train one with `dvc repro`")
+    _check_sums(folder, read_json(folder / "checksums.json"))
+    description = _description(folder / "detector.json")
+    pretrained, config = load_model(folder / "pretrained", RCMAE)
+    _check_config(folder / "pretrained/config.json", config)
+    classifier = None
+    if (folder / "finetuned").is_dir():
+        classifier, finetuned_config = load_model(folder / "finetuned", IdentityClassifier)
+        trained = [f"{machine.type}/{machine.id}" for machine in description.machines if machine.trained]
+        if finetuned_config["identities"] != trained:
+            raise ValueError(f"{folder}/finetuned is not a network of the machines in detector.json")
+        if (classifier.config, finetuned_config["scale"]) != (pretrained.config, config["scale"]):
+            raise ValueError(f"{folder}/finetuned does not belong to {folder}/pretrained")
+    ensemble = _arrays(folder / "ensemble.safetensors")
+    for name, array in ensemble.items():
+        if name.startswith("backends.") and not np.isfinite(array).all():
+            raise ValueError(f"{folder}/ensemble.safetensors: {name} has values that are not finite")
+        if name.startswith("std_") and not (np.isnan(array) | ((array > 0) & np.isfinite(array))).all():
+            raise ValueError(f"{folder}/ensemble.safetensors: {name} has a standard deviation that is not positive")
+    recordings = _recordings(folder, len(description.machines))
+    return Folder(pretrained, classifier, config, description, ensemble, recordings)
+
+
+def _check_sums(folder: Path, sums: dict) -> None:
+    files = ["detector.json", "ensemble.safetensors", "recordings.json", "recordings.safetensors"]
+    networks = [
+        name for name in NETWORKS if name == "pretrained" or (folder / name).exists() or f"{name}/config.json" in sums
+    ]
+    for name in (
+        *files,
+        *(f"{network}/{file}" for network in networks for file in ("config.json", "model.safetensors")),
+    ):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder}: {name} is missing")
+        if sums.get(name) != sha256(folder / name):
+            raise ValueError(f"{folder}: {name} is not the file that was saved (its SHA-256 differs)")
+
+
+def _description(path: Path) -> Description:
+    found = read_json(path)
+    if found.get("format") != FORMAT:
+        raise ValueError(f"{path} has format {found.get('format')!r}, this version reads {FORMAT}")
+    try:
+        return Description.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ValueError(f"{path}: {_mistake(error)}") from None
+
+
+def _mistake(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"])) or "the whole file"
+    return f"{where}: {first['msg'].removeprefix('Value error, ')}, not {str(first['input'])[:60]!r}"
+
+
+def _check_config(path: Path, config: dict) -> None:
+    """Raises ValueError when the front end or the scale of a network cannot be rebuilt."""
+    from audio.logmel import LogMelSettings
+    from audio.scale import Scale
+
+    try:
+        settings, scale = LogMelSettings(**config["logmel"]), Scale(**config["scale"])
+        if not all(math.isfinite(value) for value in (scale.mean, scale.std, *vars(settings).values())):
+            raise ValueError("a value is not finite")
+        if not isinstance(config["norm_pix_loss"], bool):
+            raise ValueError(f"norm_pix_loss is {config['norm_pix_loss']!r}, allowed are true and false")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+
+
+def _arrays(path: Path) -> Arrays:
+    try:
+        return safetensors.numpy.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+
+
+def _recordings(folder: Path, machines: int) -> Recordings:
+    path = folder / "recordings.json"
+    try:
+        rows = [Recording.model_validate(row) for row in json.loads(path.read_text(encoding="utf-8"))]
+    except ValidationError as error:
+        raise ValueError(f"{path}: {_mistake(error)}") from None
+    except (ValueError, RecursionError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    if unknown := [row.machine for row in rows if row.machine >= machines]:
+        raise ValueError(f"{path}: machine {unknown[0]} is not one of the {machines} in detector.json")
+    scores = _arrays(folder / "recordings.safetensors")
+    for name, array in scores.items():
+        if name not in NAMES or array.shape != (len(rows),) or np.isinf(array).any():
+            raise ValueError(f"{folder}/recordings.safetensors: {name} does not hold a score for each recording")
+    return Recordings(rows, scores)
