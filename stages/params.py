@@ -185,7 +185,7 @@ class Score(Group):
     bootstrap: Annotated[int, Field(ge=100, le=100_000, strict=True)]
     peers: list[Literal["autoencoder", "mobilenetv2", "stgram_mfn", "gmade"]]
     autoencoder_epochs: Count
-    autoencoder_vectors: Count
+    autoencoder_vectors: Annotated[int, Field(ge=1, le=1_000_000_000, strict=True)]
     mobilenetv2_epochs: Count
     mobilenetv2_learning_rate: LearningRate
     stgram_mfn_epochs: Count
