@@ -34,33 +34,31 @@ class Row:
     def __getitem__(self, column: str) -> str:
         return self.cells[column]
 
-    def get(self, column: str, otherwise: str = "") -> str:
-        """The cell in `column`; `otherwise` where the table has no such column."""
-        return self.cells.get(column, otherwise)
-
     def wrong(self, column: str, what: str, allowed: str) -> ValueError:
         """The error to raise for a cell."""
         return ValueError(f"{self.table}, line {self.line}, column {column}: {what}; {allowed}")
 
 
 def read_table(
-    path: Path, needed: Iterable[str], optional: Iterable[str] = (), synonyms: Mapping[str, Iterable[str]] | None = None
+    path: Path,
+    needed: Iterable[str],
+    optional: Mapping[str, str] | None = None,
+    synonyms: Mapping[str, Iterable[str]] | None = None,
 ) -> list[Row]:
-    """The rows of the table at `path`, which has the columns `needed` and may have those `optional`, and others.
+    """The rows of the table at `path`, which has the columns `needed`, may have those `optional`, and others.
 
-    Its first line names the columns, in upper or lower case, with blanks or underscores; `synonyms` are other names of
-    a column. Cells are separated by commas, semicolons or tabs. UTF-8, UTF-16 with its mark and Windows' cp1252 are
-    read; rows without any text are left out.
+    Its first line names the columns, in upper or lower case, with blanks or underscores. `optional` tells what stands
+    in the cells of a column that the table does not have. `synonyms` are other names of a column, best first; the
+    columns choose one after another from what is there. Cells are separated by commas, semicolons or tabs. UTF-8,
+    UTF-16 with its mark and Windows' cp1252 are read; rows without any text are left out.
 
     Raises ValueError naming file and line for a file that cannot be read, columns that are missing or stand twice, rows
     with other numbers of cells than there are columns, quotes that are not closed, and where there are no rows.
     """
+    optional = optional or {}
     lines = _records(path, _text(path))
     number, header = next(lines, (1, []))
-    names = _columns([*needed, *optional], synonyms or {})
-    found = [names.get(_plain(cell), _plain(cell)) for cell in header]
-    while found and not found[-1]:  # of a separator at the end of the line
-        found.pop()
+    found = _columns(header, [*needed, *optional], synonyms or {})
     where = f"{path}, line {number}"
     if missing := [name for name in needed if name not in found]:
         raise ValueError(f"{where}: no column {', '.join(missing)}; it has {', '.join(found) or 'none'}")
@@ -73,7 +71,7 @@ def read_table(
         if len(cells) != len(found):
             hint = "text with a separator in it needs quotes" if len(cells) > len(found) else "none may be left out"
             raise ValueError(f"{path}, line {line}: {len(cells)} cells for {len(found)} columns; {hint}")
-        rows.append(Row(path, line, dict(zip(found, cells, strict=True))))
+        rows.append(Row(path, line, {**optional, **dict(zip(found, cells, strict=True))}))
     if not rows:
         raise ValueError(f"{path}: no rows below the names of the columns; at least one is needed")
     return rows
@@ -146,9 +144,12 @@ def _records(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
             yield line, cells
 
 
-def _columns(names: Iterable[str], synonyms: Mapping[str, Iterable[str]]) -> dict[str, str]:
-    return {_plain(each): name for name in names for each in (name, *synonyms.get(name, ()))}
-
-
-def _plain(name: str) -> str:
-    return "_".join(name.casefold().split())
+def _columns(header: list[str], names: Iterable[str], synonyms: Mapping[str, Iterable[str]]) -> list[str]:
+    """The names of the columns: those of `names` where they or a synonym stand, the others in small letters."""
+    found = ["_".join(cell.casefold().split()) for cell in header]
+    while found and not found[-1]:  # of a separator at the end of the line
+        found.pop()
+    for name in names:
+        written = next((each for each in (name, *synonyms.get(name, ())) if each in found), None)
+        found = [name if cell == written else cell for cell in found]
+    return found

@@ -3,26 +3,25 @@
 import os
 import re
 import unicodedata
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
-
-import pandas as pd
 
 from audio.layouts.files import NO_FILE, refuse_file
 from audio.layouts.folders import NO_TYPE, checked
 from audio.layouts.words import SPLIT_WORDS, WORDS, condition_of, split_of
 from audio.names import shown
 from audio.recordings import Recording, Refusal
+from storage.tables import Row, read_table
 
 TABLE = "clips.csv"
 SYNONYMS = {
-    "file": ("file", "filename", "file_name", "path"),
-    "machine_type": ("machine_type", "type"),
-    "machine_id": ("machine_id", "id", "machine"),
-    "condition": ("condition", "label", "class", "state"),
-    "split": ("split",),
+    "file": ("filename", "file_name", "path"),
+    "machine_id": ("id", "machine"),
+    "machine_type": ("type", "machine"),
+    "condition": ("label", "class", "state"),
 }
 NEEDED = ("file", "machine_id")
+OTHERWISE = {"machine_type": NO_TYPE, "condition": "normal", "split": ""}  # for a table without the column
 
 
 def in_table(folder: Path) -> list[Recording | Refusal]:
@@ -36,56 +35,42 @@ def in_table(folder: Path) -> list[Recording | Refusal]:
     Raises ValueError naming the table for columns that are missing and where none of its files is there.
     """
     path = folder / TABLE
-    table = _read(path)
-    if table.empty:
-        raise ValueError(f"{path} lists no recordings")
-    given = table.groupby("machine_type")["split"].agg(lambda split: (split != "").mean())
-    if mixed := sorted(given.index[(given > 0) & (given < 1)]):
-        raise ValueError(
-            f"{path}: {', '.join(mixed)}: split is given for some clips; give it for all of a type or none"
-        )
-    if table["machine_id"].str.fullmatch(r"(id_)?\d{1,2}").all():
-        table["machine_id"] = "id_" + table["machine_id"].str.removeprefix("id_").str.zfill(2)
-    seen = Counter()
+    rows = read_table(path, NEEDED, OTHERWISE, SYNONYMS)
+    splits = defaultdict(set)
+    for row in rows:
+        splits[row["machine_type"]].add(row["split"] != "")
+        if len(splits[row["machine_type"]]) > 1:
+            what = f"given for some clips of {shown(row['machine_type'])!r}, not for others"
+            raise row.wrong("split", what, "give it for all clips of a type or for none")
+    dcase = all(re.fullmatch(r"(id_)?[0-9]{1,2}", row["machine_id"]) for row in rows)
+    seen: set[str] = set()
     found = []
-    for row in table.to_dict("records"):
-        seen[row["file"]] += 1
-        found.append(_row(folder, row, seen[row["file"]] > 1))
+    for row in rows:
+        machine_id = f"id_{row['machine_id'].removeprefix('id_').zfill(2)}" if dcase else row["machine_id"]
+        found.append(_recording(folder, row, machine_id, row["file"] in seen))
+        seen.add(row["file"])
     missing = [one.file for one in found if isinstance(one, Refusal) and one.reason == NO_FILE]
     if len(missing) == len(found):
         raise ValueError(f"{path}: no such file: {', '.join(missing[:3])}; none of the {len(missing)} listed is there")
     return found
 
 
-def _read(path: Path) -> pd.DataFrame:
-    first_line = path.open(encoding="utf-8-sig").readline()
-    separator = max(",;\t", key=first_line.count)
-    table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    names = {name: name.strip().casefold() for name in table.columns}
-    table = table.rename(
-        columns={name: key for key, words in SYNONYMS.items() for name in names if names[name] in words}
-    )
-    if missing := [name for name in NEEDED if name not in table.columns]:
-        raise ValueError(f"{path} has no column {', '.join(missing)}; it has {', '.join(names)}")
-    for name, otherwise in (("machine_type", NO_TYPE), ("condition", "normal"), ("split", "")):
-        if name not in table.columns:
-            table[name] = otherwise
-    return table[list(SYNONYMS)].apply(lambda column: column.str.strip())
-
-
-def _row(folder: Path, row: dict[str, str], twice: bool) -> Recording | Refusal:
+def _recording(folder: Path, row: Row, machine_id: str, twice: bool) -> Recording | Refusal:
     file = row["file"].replace("\\", "/")
-    if twice:
-        return Refusal(file, "listed twice")
-    if re.match(r"/|[A-Za-z]:", file) or os.path.normpath(file).startswith(".."):
-        return Refusal(file, "lies outside the corpus folder")
     condition, split = condition_of(row["condition"]), split_of(row["split"])
-    if row["split"] and not split:
-        return Refusal(file, f"split {shown(row['split'])!r} is not {' or '.join(SPLIT_WORDS)}")
-    if not condition:
-        allowed = "; ".join(f"{name}: {', '.join(words)}" for name, words in WORDS.items())
-        return Refusal(file, f"condition {shown(row['condition'])!r} is none of {allowed}")
-    recording = checked(Recording(file, row["machine_type"], row["machine_id"], split, condition))
+    wrong = None
+    if twice:
+        wrong = row.wrong("file", "listed twice", "each file is allowed once")
+    elif re.match(r"/|[A-Za-z]:", file) or os.path.normpath(file).startswith(".."):
+        wrong = row.wrong("file", "lies outside the corpus folder", "paths in it are allowed")
+    elif row["split"] and not split:
+        wrong = row.wrong("split", repr(shown(row["split"])), f"allowed are {', '.join(SPLIT_WORDS)}")
+    elif not condition:
+        words = "; ".join(f"for {name}: {', '.join(words)}" for name, words in WORDS.items())
+        wrong = row.wrong("condition", repr(shown(row["condition"])), f"allowed are, {words}")
+    if wrong:
+        return Refusal(file, str(wrong))
+    recording = checked(Recording(file, row["machine_type"], machine_id, split, condition))
     if isinstance(recording, Refusal):
         return recording
     # A table may write Unicode in another form than the disk, as files from a Mac do.

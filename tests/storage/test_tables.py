@@ -45,9 +45,19 @@ def test_semicolons_and_tabs_separate_too(table, separator):
 
 def test_columns_in_any_case_and_order_under_other_names_with_others_between(table):
     path = table("NOTE; File Name ;Colour;MACHINE;\n x ; a.wav ;red;Pump;\n;;;;\n\n")
-    [row] = read_table(path, ["file", "machine"], ["note", "split"], {"file": ("file_name", "path")})
+    [row] = read_table(path, ["file", "machine"], {"note": "", "split": "train"}, {"file": ("file_name", "path")})
     assert (row["file"], row["machine"], row["note"], row.line) == ("a.wav", "Pump", "x", 2)
-    assert (row.get("split"), row.get("split", "train")) == ("", "train")
+    assert row["split"] == "train"
+
+
+def test_a_synonym_is_of_the_column_that_needs_it_first(table):
+    synonyms = {"id": ["number", "machine"], "type": ["machine"]}
+    for header, expected in (
+        ("file,machine", {"file": "a", "id": "b", "type": "?"}),
+        ("machine,number", {"type": "a", "id": "b"}),
+        ("machine,type", {"id": "a", "type": "b"}),
+    ):
+        assert cells(table(f"{header}\na,b\n"), "id", optional={"type": "?"}, synonyms=synonyms) == [expected]
 
 
 def test_rows_know_their_line_whatever_stands_before(table):
@@ -106,8 +116,7 @@ def test_other_cells_stay_as_they_are(text):
 def test_tables_from_the_field(field_files):
     [row] = read_table(field_files / "clips_cp1252.csv", ["file", "machine_id"])
     assert (row["file"], row["machine_type"]) == ("Lüfter 1.wav", "Lüfter")
-    synonyms = {"machine_type": ["machine"], "machine_id": ["id"]}
-    rows = read_table(field_files / "clips_tabs.csv", ["file", "machine_type", "machine_id"], ["condition"], synonyms)
-    assert [row["condition"] for row in rows] == ["OK", "NOK"]
+    rows = read_table(field_files / "clips_tabs.csv", ["file", "machine", "id"])
+    assert [(row["id"], row["condition"]) for row in rows] == [("3A", "OK"), ("3A", "NOK")]
     first, second = read_table(field_files / "clips_backslashes.csv", ["file"])
     assert (first["file"], second["condition"]) == (r"fan\normal\a.wav", "anomaly")
