@@ -2,20 +2,24 @@
 
 import csv
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, tee
 from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from audio.clips import read_clip
 from audio.logmel import LogMelSettings, log_mel
 from audio.manifest import manifest_rows
+from cluster.units import Unit, in_order, spread
 from storage.files import sha256
+from storage.memory import keep_freed_memory
 from storage.segments import Segments
-from storage.shards import File, Folder
+from storage.shards import Content, File, Folder
 
 BATCH = 32  # clips that a process computes, and the store keeps, at once: all that a killed run loses
 
@@ -57,28 +61,35 @@ class Spectrograms(Dataset):
         self.settings, self.segments = settings, segments
 
     def __getitem__(self, files: list[File]) -> list[Place] | ValueError | OSError:
-        """The place of each. A bad file's error is given back: raised here, it would come as a page of text."""
+        """As `places`. A bad file's error is given back: raised here, it would come as a page of text."""
         try:
-            places, made = [], {}
-            for file in files:
-                key = sha256(file)
-                segment = self.segments.find(key)
-                if segment is None and key not in made:
-                    waveform = torch.from_numpy(read_clip(file, sample_rate=self.settings.sample_rate))
-                    made[key] = log_mel(waveform, self.settings).half().numpy()
-                places.append((segment, key))
-            new = self.segments.add(made) if made else ""
-            return [(segment or new, key) for segment, key in places]
+            return self.places(files)
         except (ValueError, OSError) as error:
             return error
 
+    def places(self, files: Sequence[File | Place]) -> list[Place]:
+        """The place of each; one that is given stays."""
+        places, made = [], {}
+        for file in files:
+            if isinstance(file, tuple):
+                places.append(file)
+                continue
+            key = sha256(file)
+            segment = self.segments.find(key)
+            if segment is None and key not in made:
+                waveform = torch.from_numpy(read_clip(file, sample_rate=self.settings.sample_rate))
+                made[key] = log_mel(waveform, self.settings).half().numpy()
+            places.append((segment, key))
+        new = self.segments.add(made) if made else ""
+        return [(segment or new, key) for segment, key in places]
+
 
 def extract(
-    clips: Iterator[Source], spectrograms: Spectrograms, processes: int
+    clips: Iterator[Source], spectrograms: Spectrograms, processes: int, total: int
 ) -> Iterator[tuple[list[Source], list[Place]]]:
     """The clips batch by batch, each with the place of its spectrogram, made by `processes` processes.
 
-    Raises ValueError or OSError for a clip that cannot be read.
+    `total` is the number of clips, for the progress bar. Raises ValueError or OSError for a clip that cannot be read.
     """
     gc.freeze()  # a collection would touch, and so double, all memory that the workers share with this process
     workers = processes if processes > 1 else 0  # 0 is DataLoader's word for none beside this process
@@ -86,7 +97,39 @@ def extract(
     batches, asked = tee(iter(lambda: list(islice(clips, BATCH)), []))
     files = ([source.file for source in batch] for batch in asked)
     made = DataLoader(spectrograms, sampler=files, batch_size=None, num_workers=workers)
-    for places, batch in zip(made, batches, strict=True):
-        if isinstance(places, Exception):
-            raise places
+    with tqdm(total=total, disable=None, unit="clip") as progress:
+        for places, batch in zip(made, batches, strict=True):
+            if isinstance(places, Exception):
+                raise places
+            yield batch, places
+            progress.update(len(batch))
+
+
+def extract_on_cluster(
+    clips: Iterator[Source], settings: LogMelSettings, segments: Segments, total: int
+) -> Iterator[tuple[list[Source], list[Place]]]:
+    """As `extract`, but made on the nodes of the cluster, which all must see the folder of `segments`.
+
+    Files travel to them with their content. `total` is the number of clips. Raises ValueError, see
+    `cluster.units.spread`.
+    """
+    batches, read = tee(iter(lambda: list(islice(clips, BATCH)), []))
+    asked, given = tee(_unit(batch, segments) for batch in read)
+    finished = spread(asked, partial(_worker, settings, segments.folder), total, cores=1)
+    for batch, (_, places) in zip(batches, in_order(given, finished), strict=True):
         yield batch, places
+
+
+def _unit(batch: list[Source], segments: Segments) -> Unit:
+    files: list[Content | Place] = []
+    for source in batch:
+        content = Content.of(source.file)
+        key = sha256(content)
+        segment = segments.find(key)
+        files.append((segment, key) if segment else content)
+    return Unit([str(source.file) for source in batch], files)
+
+
+def _worker(settings: LogMelSettings, folder: Path) -> Callable[[list[Content | Place]], list[Place]]:
+    keep_freed_memory()
+    return Spectrograms(settings, Segments(folder)).places

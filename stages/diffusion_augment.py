@@ -13,12 +13,12 @@ import pandas as pd
 
 from audio.clips import read_clip
 from audio.manifest import read_manifest
-from augmentation.generation import Settings, assemble, generate, plan, refuse_unusable, shares
+from augmentation.generation import Settings, assemble, plan, refuse_unusable
+from cluster.units import address
 from stages.command import main
 from stages.params import Declared
 from stages.paths import AUGMENTED, METRICS, PROMPTS, RAW
 from storage.files import write_json
-from storage.memory import keep_freed_memory
 from storage.shards import Folder
 from storage.store import Store, store_folder
 
@@ -38,9 +38,9 @@ def run(
         pd.DataFrame(columns=COLUMNS).to_csv(out / "manifest.csv", index=False)
         write_json(metrics / "augment.json", {"clips": 0})
         return
-    from augmentation.audioldm import FRONT_END, OUTPUTS, AudioLDM, checkpoint_identity, resolve
+    from augmentation.audioldm import FRONT_END, OUTPUTS, checkpoint_identity, resolve
     from augmentation.audit import metrics as measures
-    from model.devices import launch
+    from augmentation.execution import generate_on_cluster, generate_on_devices
 
     folder = resolve(augment.checkpoint, augment.revision)
     identity = checkpoint_identity(folder)
@@ -50,22 +50,11 @@ def run(
     settings = Settings(**{field.name: getattr(augment, field.name) for field in fields(Settings)})
     jobs = plan(clips, table, settings, identity, FRONT_END, OUTPUTS)
     entries = Store(store_folder("augmented"), ".flac")
-    fabric = launch()
-    if fabric.is_global_zero:
-        entries.sweep()
-    keep_freed_memory()
     had = sum(all(map(entries.find, job.keys.values())) for job in jobs)
-    fabric.barrier()
-    if had < len(jobs):
-        audioldm = AudioLDM.from_checkpoint(str(folder), device=fabric.device)
-        lists = shares(jobs, fabric.world_size, augment.batch_size)
-        rank, shown = fabric.global_rank, fabric.is_global_zero
-        generate(lists[rank], sounds, entries, audioldm, augment.batch_size, shown)
-        for other in range(1, fabric.world_size):  # what others have not come to, from its end: all finish together
-            rest = lists[(rank + other) % fabric.world_size][::-1]
-            generate(rest, sounds, entries, audioldm, augment.batch_size, shown)
-    fabric.barrier()
-    if not fabric.is_global_zero:
+    asked = jobs if had < len(jobs) else []
+    if address():
+        generate_on_cluster(asked, sounds, entries, folder, identity, augment.batch_size)
+    elif not generate_on_devices(asked, sounds, entries, folder, augment.batch_size):
         return
     refuse_unusable(jobs, sounds, entries)
     manifest = [job.row() | {"checkpoint": identity, "key": job.keys[augment.output]} for job in jobs]

@@ -5,11 +5,11 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 import torchaudio
-from tqdm import tqdm
 
-from audio.extraction import Spectrograms, extract, sources
+from audio.extraction import Spectrograms, extract, extract_on_cluster, sources
 from audio.features import FeatureWriter
 from audio.logmel import LogMelSettings, log_mel
+from cluster.units import address
 from stages.command import main
 from stages.params import Declared
 from stages.paths import AUGMENTED, FEATURES, RAW
@@ -29,13 +29,16 @@ def run(
     settings = LogMelSettings(**{field.name: getattr(params.logmel, field.name) for field in fields(LogMelSettings)})
     segments = Segments(store_folder("features") / front_end_key(settings))
     keep_freed_memory()
-    made = extract(sources(raw, augmented), Spectrograms(settings, segments), processes)
+    clips = sources(raw, augmented)
     total = sum(_rows(folder / "manifest.csv") for folder in (raw, augmented))
-    with FeatureWriter(out, settings) as writer, tqdm(total=total, disable=None, unit="clip") as progress:
+    if address():
+        made = extract_on_cluster(clips, settings, segments, total)
+    else:
+        made = extract(clips, Spectrograms(settings, segments), processes, total)
+    with FeatureWriter(out, settings) as writer:
         for batch, places in made:
             for source, spectrogram in zip(batch, segments.read(places), strict=True):
                 writer.add(source.clip, source.kind, source.view, spectrogram)
-            progress.update(len(batch))
 
 
 def front_end_key(settings: LogMelSettings) -> str:

@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("storage", "audio", "model", "augmentation", "peers", "detection", "evaluation", "stages")
+PACKAGES = ("storage", "cluster", "audio", "model", "augmentation", "peers", "detection", "evaluation", "stages")
 
 
 @cache

@@ -59,6 +59,12 @@ class Content:
     def open(self, mode: str = "rb") -> BinaryIO:
         return io.BytesIO(self.data)
 
+    @classmethod
+    def of(cls, file: "File") -> "Content":
+        """The content of `file`, under its name."""
+        with file.open("rb") as opened:
+            return cls(str(file), opened.read())
+
     @property
     def suffix(self) -> str:
         return PurePosixPath(self.name).suffix
@@ -106,11 +112,7 @@ class Loaded:
     """Some files of a folder in memory: what a unit of work takes along. Used as the `Folder` that they come from."""
 
     def __init__(self, folder: Folder, names: Iterable[str]):
-        self._files = {}
-        for name in names:
-            file = folder / name
-            with file.open("rb") as opened:
-                self._files[name] = Content(str(file), opened.read())
+        self._files = {name: Content.of(folder / name) for name in names}
 
     def __truediv__(self, name: str) -> Content:
         return self._files[name]

@@ -39,10 +39,11 @@ def test_deps_are_the_first_party_modules_that_the_stage_imports(stage):
 
 def test_imports_run_one_way():
     storage = {"storage"}
-    audio = storage | {"audio"}
+    audio = storage | {"cluster", "audio"}
     model = audio | {"model"}
     allowed = {
         "storage": storage,
+        "cluster": {"cluster"},
         "audio": audio,
         "model": model,
         "augmentation": model | {"augmentation"},
