@@ -46,6 +46,6 @@ $(VENV)/.requirements: requirements.txt $(CONSTRAINTS) | $(VENV)/bin/python
 	$(PIP) -r requirements.txt
 	@touch $@
 
-$(VENV)/.requirements-test: requirements-test.txt requirements.txt $(CONSTRAINTS) | $(VENV)/bin/python
+$(VENV)/.requirements-test: requirements-test.txt requirements.txt requirements-cluster.txt $(CONSTRAINTS) | $(VENV)/bin/python
 	$(PIP) -r requirements-test.txt
 	@touch $@ $(VENV)/.requirements
