@@ -71,7 +71,7 @@ def decode(path: File) -> Iterator[Stream]:
     the end of the file.
     """
     with ExitStack() as stack:
-        file = stack.enter_context(_regular_file(path) if isinstance(path, Path) else path.open())
+        file = stack.enter_context(_regular_file(path) if isinstance(path, Path) else path.open("rb"))
         size = file.seek(0, 2)
         if not size:
             raise ValueError(f"{path}: the file is empty")

@@ -15,16 +15,12 @@ from storage.store import Store
 CORES = 4  # of a worker of the cluster that has no GPU
 
 
-def generate_on_devices(
-    jobs: Sequence[Job], raw: Folder, store: Store, checkpoint: Path, batch_size: int
-) -> bool:
+def generate_on_devices(jobs: Sequence[Job], raw: Folder, store: Store, checkpoint: Path, batch_size: int) -> bool:
     """Make what `store` lacks of `jobs`, together with the other processes of this run, where it has some.
 
     All of them must be given the same `jobs`, or none. Returns, when all is made, whether this process goes on.
     """
     fabric = launch()
-    if fabric.is_global_zero:
-        store.sweep()
     keep_freed_memory()
     if jobs:
         audioldm = AudioLDM.from_checkpoint(str(checkpoint), device=fabric.device)

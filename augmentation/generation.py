@@ -15,7 +15,7 @@ from tqdm import tqdm
 from audio.clips import read_clip, write_clip
 from augmentation.recipes import Recipe, draw_recipe
 from storage.files import whole_folder
-from storage.shards import Folder, pack, wanted
+from storage.shards import Folder, Loaded, pack, wanted
 from storage.store import Store
 
 if TYPE_CHECKING:
@@ -112,7 +112,12 @@ def shares(jobs: Sequence[Job], processes: int, batch_size: int) -> list[list[Jo
 
 
 def generate(
-    jobs: Sequence[Job], raw: Folder, store: Store, audioldm: "AudioLDM", batch_size: int, shown: bool = True
+    jobs: Sequence[Job],
+    raw: Folder | Loaded,
+    store: Store,
+    audioldm: "AudioLDM",
+    batch_size: int,
+    shown: bool = True,
 ) -> None:
     """Make what `store` lacks of `jobs`, in batches; a batch is kept as soon as it is done.
 

@@ -50,6 +50,7 @@ def run(
     settings = Settings(**{field.name: getattr(augment, field.name) for field in fields(Settings)})
     jobs = plan(clips, table, settings, identity, FRONT_END, OUTPUTS)
     entries = Store(store_folder("augmented"), ".flac")
+    entries.sweep()
     had = sum(all(map(entries.find, job.keys.values())) for job in jobs)
     asked = jobs if had < len(jobs) else []
     if address():

@@ -25,7 +25,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class Readable(Protocol):
     """A path, or a file elsewhere that opens like one (see storage.shards)."""
 
-    def open(self, mode: Literal["rb"] = ..., /) -> IO[bytes]: ...
+    def open(self, mode: Literal["rb"], /) -> IO[bytes]: ...
 
 
 class DiskFullError(OSError):
