@@ -132,4 +132,4 @@ def _unit(batch: list[Source], segments: Segments) -> Unit:
 
 def _worker(settings: LogMelSettings, folder: Path) -> Callable[[list[Content | Place]], list[Place]]:
     keep_freed_memory()
-    return Spectrograms(settings, Segments(folder)).places
+    return Spectrograms(settings, Segments(folder, to_add=True)).places

@@ -12,21 +12,18 @@ from storage.store import Store, key_of
 class Segments:
     """Arrays by key, in segments: entries of a store that hold what was made together and are never changed.
 
-    Knows the segments that were there when it was made. Processes that make the same array at once both keep it.
+    Knows the segments that were there when it was made, none with `to_add`: a worker that only adds need not look at
+    all of them. Processes that make the same array at once both keep it.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, to_add: bool = False):
+        self.folder = folder
         self._store = Store(folder, ".safetensors")
-        self._store.sweep()
         self._segment_of: dict[str, str] = {}
         self._whole: dict[str, bool] = {}  # segments that this process has checked
-        for segment in sorted(self._store.keys()):
-            try:
-                with safe_open(self._store.path(segment), framework="np") as file:
-                    self._segment_of |= dict.fromkeys(file.keys(), segment)
-            except SafetensorError:
-                if self._store.find(segment):  # which names and removes it, else
-                    self._store.remove(segment)
+        if not to_add:
+            self._store.sweep()
+            self._look()
 
     def find(self, key: str) -> str | None:
         """The segment that holds `key`. One that is damaged is removed, and all that it held is as if never made."""
@@ -51,3 +48,12 @@ class Segments:
         segments = {segment for segment, _ in places}
         files = {segment: safe_open(self._store.path(segment), framework="np") for segment in segments}
         return [files[segment].get_tensor(key) for segment, key in places]
+
+    def _look(self) -> None:
+        for segment in sorted(self._store.keys()):
+            try:
+                with safe_open(self._store.path(segment), framework="np") as file:
+                    self._segment_of |= dict.fromkeys(file.keys(), segment)
+            except SafetensorError:
+                if self._store.find(segment):  # which names and removes it, else
+                    self._store.remove(segment)

@@ -18,6 +18,8 @@ def test_what_is_kept_comes_back(tmp_path):
     read = known.read([(second, "d"), (first, "a"), (second, "c")])
     assert all(np.array_equal(one, ARRAYS[key]) for one, key in zip(read, "dac", strict=True))
     assert all(one.dtype == np.float16 for one in read)
+    adding = Segments(tmp_path / "store", to_add=True)
+    assert [adding.find(key) for key in "abcd"] == [None] * 4
 
 
 def test_a_segment_is_named_by_its_keys(tmp_path):
