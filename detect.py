@@ -23,9 +23,9 @@ from pathlib import Path
 
 from detection.detector import Detector
 from detection.judging import Judge, Judgement, expand, machine_id
-from detection.watch import Record, watch
-
-EVERY, SETTLE = 2.0, 3.0  # s: how often --watch looks, and how long a complete file has been left alone
+from detection.sinks.settings import open_sinks
+from detection.sinks.table import Table
+from detection.watch import watch
 
 log = logging.getLogger("detect")
 
@@ -124,14 +124,14 @@ def follow(judge: Judge, folder: Path, record: Path, as_json: bool) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
 
-    def judged(path: Path) -> dict:
-        judgement = judge(path)
+    def judged(path: Path, name: str) -> list[Judgement]:
+        judgement = judge(path, name)
         show(judgement, as_json)
-        return judgement.row()
+        return [judgement]
 
-    with Record(record) as table:
+    with open_sinks(record=Table(record)) as sinks:
         log.info("watching %s, noting verdicts in %s", folder, record)
-        watch(folder, table, judged, stop, EVERY, SETTLE)
+        watch(folder, judged, sinks, stop)
     return 0
 
 

@@ -1,116 +1,42 @@
-"""Watching a folder: every new recording is judged once, when it is completely written, and noted in a CSV.
+"""Watching a folder: every new recording is judged once, when it is completely written, and noted in a table.
 
-The CSV is the only memory. A recording is known by its path below the folder, its size and its time of change, so that
-a restart neither judges one twice nor misses one, and a file that is written again is judged again. A row is one write
-to the end of the file; a row that a power cut left incomplete is taken out at the next start. The folder is looked at
-every few seconds, which works on network shares too.
+The table is the only memory. A recording is known by its path below the folder, its size and its time of change, so
+that a restart neither judges one twice nor misses one, and a file that is written again is judged again. The table gets
+its row when all sinks have the verdict, so that a monitor which is killed at any time loses none. The folder is looked
+at every few seconds, which works on network shares too.
 """
 
-import csv
-import io
-import os
+import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING
 
 from audio.clips import AUDIO_SUFFIXES
+from detection.sinks.interface import Outage, Sinks, note
+from detection.sinks.table import Seen, Table, one_line
 
-COLUMNS = [
-    "judged",  # time, ISO 8601
-    "file",  # below the folder
-    "bytes",
-    "changed_ns",
-    "machine_type",
-    "machine_id",
-    "backend",
-    "score",
-    "threshold",
-    "p_value",
-    "n",
-    "alpha",
-    "calibration",
-    "verdict",  # normal, anomalous, or empty with an error
-    "anomalous_s",  # begin-end of the anomalous windows (s), separated by blanks
-    "warnings",
-    "error",
-]
+if TYPE_CHECKING:
+    from detection.judging import Judgement
 
+EVERY, SETTLE = 2.0, 3.0  # s: how often the folder is looked at, and how long a complete file has been left alone
 
-class Seen(NamedTuple):
-    """A file as it is known."""
-
-    file: str
-    bytes: int
-    changed_ns: int
-
-
-class Record:
-    """The CSV of the judged recordings, locked against a second watcher for as long as it is open."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._lock = FileLock(path.with_name(f".{path.name}.lock"))
-
-    def __enter__(self) -> "Record":
-        if not self.path.parent.is_dir():  # which the lock would make
-            raise FileNotFoundError(f"{self.path}: no such folder to write to")
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise ValueError(f"{self.path} is in use by another watcher") from None
-        try:
-            self._file = self.path.open("a+b", buffering=0)
-            self._repair()
-        except BaseException:
-            self._lock.release()
-            raise
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._file.close()
-        self._lock.release()
-
-    def _repair(self) -> None:
-        self._file.seek(0)
-        whole = self._file.read()
-        end = whole.rfind(b"\n") + 1
-        if end < len(whole):
-            self._file.truncate(end)
-        if not end:
-            self._append(COLUMNS)
-        elif not whole.startswith(",".join(COLUMNS).encode() + b"\n"):
-            raise OSError(f"{self.path} is not a watcher's record: its first line is another")
-
-    def seen(self) -> set[Seen]:
-        """All files that have a row."""
-        with self.path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            return {Seen(row["file"], int(row["bytes"]), int(row["changed_ns"])) for row in csv.DictReader(file)}
-
-    def add(self, row: dict) -> None:
-        """Append a row; it is on the disk when this returns."""
-        self._append([row.get(column, "") for column in COLUMNS])
-
-    def _append(self, values: list) -> None:
-        line = io.StringIO()
-        csv.writer(line, lineterminator="\n").writerow(_one_line(str(value)) for value in values)
-        self._file.write(line.getvalue().encode("utf-8", "surrogateescape"))
-        os.fsync(self._file.fileno())
-
-
-def _one_line(text: str) -> str:
-    # a line break within a row would pass for its end after a power cut
-    return text.replace("\r", "\\r").replace("\n", "\\n")
+log = logging.getLogger(__name__)
 
 
 def recordings(folder: Path) -> Iterator[Path]:
     """WAV and FLAC files in `folder` and the folders in it, in order of their names; hidden ones are left out."""
+    for path in files(folder):
+        if path.suffix.lower() in AUDIO_SUFFIXES:
+            yield path
+
+
+def files(folder: Path) -> Iterator[Path]:
+    """All files in `folder` and the folders in it, in order of their names; hidden ones are left out."""
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in AUDIO_SUFFIXES and not hidden and path.is_file():
+        if not hidden and path.is_file():
             yield path
 
 
@@ -118,34 +44,74 @@ def _state(path: Path, folder: Path) -> Seen | None:
     """What a file looks like now; None when it is gone."""
     try:
         status = path.stat()
-    except FileNotFoundError:
+    except OSError:
         return None
-    return Seen(_one_line(path.relative_to(folder).as_posix()), status.st_size, status.st_mtime_ns)
+    return Seen(one_line(path.relative_to(folder).as_posix()), status.st_size, status.st_mtime_ns)
+
+
+class _Folder:
+    """The folder as it looks now, and what has been said of it."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._outage = Outage(str(path))
+        self._passed_over = {".csv", ".jsonl", *AUDIO_SUFFIXES}  # suffixes of which nothing is to be said (any more)
+
+    def recordings(self) -> dict[Seen, Path]:
+        """The recordings in it by what they look like; none while the folder cannot be read, which is said once."""
+        try:
+            if not self.path.is_dir():
+                raise FileNotFoundError("no such folder (any more); it is waited for")
+            found = list(files(self.path))
+        except OSError as error:
+            self._outage.begin(error)
+            return {}
+        self._outage.end()
+        for path in found:
+            if (suffix := path.suffix.lower()) not in self._passed_over:
+                self._passed_over.add(suffix)
+                log.warning("%s is no recording that can be read, nor is any %s file", path, suffix or "such")
+        sounds = (path for path in found if path.suffix.lower() in AUDIO_SUFFIXES)
+        return {state: path for path in sounds if (state := _state(path, self.path))}
 
 
 def watch(
-    folder: Path, record: Record, judge: Callable[[Path], dict], stop: threading.Event, interval: float, settle: float
+    folder: Path,
+    judge: Callable[[Path, str], "Sequence[Judgement]"],
+    sinks: Sinks,
+    stop: threading.Event,
+    interval: float = EVERY,
+    settle: float = SETTLE,
 ) -> None:
-    """Judge every recording in `folder` that `record` does not know, until `stop` is set.
+    """Judge every recording in `folder` that `sinks.record`, a `Table`, does not know, until `stop` is set.
 
-    `judge` returns the columns of a row and raises nothing. A file counts as completely written once its size and time
-    have stayed the same for `settle` seconds. The folder is looked at every `interval` seconds. Raises OSError when the
-    folder or the record cannot be used any more.
+    `judge` gets a path and the name it has below the folder, and returns a judgement for each channel that is judged;
+    it raises nothing. A file counts as completely written once its size and time have stayed the same for `settle`
+    seconds. The folder is looked at every `interval` seconds; while it is gone, it is waited for.
     """
-    known = record.seen()
+    if not isinstance(sinks.record, Table):
+        raise TypeError("a watcher needs a record to know what it has judged")
+    known = sinks.record.seen()
+    looked_at = _Folder(folder)
     waiting: dict[Seen, float] = {}  # since when a file has looked as it does (s)
     while not stop.is_set():
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder} is not a folder (any more)")
         now = time.monotonic()
-        found = {state: path for path in recordings(folder) if (state := _state(path, folder)) and state not in known}
+        found = {state: path for state, path in looked_at.recordings().items() if state not in known}
         waiting = {state: waiting.get(state, now) for state in found}
         for state, path in found.items():
             if stop.is_set():
                 return
             if now - waiting[state] >= settle:
-                row = judge(path)
-                if _state(path, folder) == state:  # else it was written to meanwhile: once more, when it has settled
-                    record.add(state._asdict() | row)
+                judgements = judge(path, state.file)
+                if _state(path, folder) == state:  # else it was written to meanwhile: again when it has settled
+                    _hand_over(judgements, state, sinks)
                     known.add(state)
+        sinks.flush()
         stop.wait(interval)
+
+
+def _hand_over(judgements: "Sequence[Judgement]", state: Seen, sinks: Sinks) -> None:
+    several = len(judgements) > 1
+    for channel, judgement in enumerate(judgements):
+        known_by, which = " ".join(map(str, state)), channel if several else None
+        sinks.put(note(judgement, which, known_by, **state._asdict(), channels=len(judgements)))

@@ -1,0 +1,1 @@
+"""Where verdicts go: a module a sink, behind the interface in `detection.sinks.interface`."""
