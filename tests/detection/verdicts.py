@@ -1,7 +1,5 @@
 """Judgements for the tests of what is done with them."""
 
-from dataclasses import fields
-
 from detection.detector import Verdict, Window
 from detection.judging import Judgement
 
@@ -15,14 +13,13 @@ def judged(name: str = "a.wav", anomalous: bool = False, machine: str = "pump/id
         "backend": "mahalanobis",
         "score": 2.5 if anomalous else -0.5,
         "threshold": 1.0,
-        "percentile": 50.0,
         "p_value": 0.25,
         "n": 19,
         "alpha": 0.05,
         "anomalous": anomalous,
         "seconds": 20.0,
         "windows": (Window(0.0, 10.2, -0.5, False), Window(9.8, 20.0, 2.5, anomalous)),
-        "warnings": (),
-        "channel": 0,
+        "calibration": "held out",
+        "warnings": ("few calibration recordings",),
     } | figures
-    return Judgement(name, Verdict(**{field.name: values[field.name] for field in fields(Verdict)}))
+    return Judgement(name, Verdict(**values))
