@@ -210,29 +210,28 @@ def _by_ffmpeg(
     file.seek(0)
     options = options | {"format_whitelist": CONTAINERS}
     try:
-        container = stack.enter_context(av.open(file, options=options, metadata_errors="ignore"))
-        track = container.streams.best("audio")
-        if track is None and len(container.streams):
+        container = stack.enter_context(av.open(file, "r", options=options, metadata_errors="ignore"))
+        if len(container.streams) and not container.streams.audio:
             raise ValueError(f"{path}: has no sound in it")
+        track = container.streams.audio[0]
         sample_rate, channels, depth = track.rate, track.channels, track.format.name
-    except (av.FFmpegError, AttributeError) as error:  # a track whose codec is not known has no context
+    except (av.FFmpegError, IndexError, AttributeError) as error:  # a track of an unknown codec has no attributes
         if path.suffix.lower() == ".raw":
             raise ValueError(f"{path}: a .raw file does not say its sample rate: WAV or FLAC is needed") from None
         raise ValueError(f"{path}: cannot be decoded ({reason or _ffmpeg_reason(error)})") from None
     if not sample_rate or not channels:
         raise ValueError(f"{path}: cannot be decoded (its header is damaged)")
-    if track.duration is not None:
+    seconds = None if container.duration is None else container.duration / av.time_base
+    if track.duration is not None and track.time_base is not None:
         seconds = float(track.duration * track.time_base)
-    else:
-        seconds = None if container.duration is None else container.duration / av.time_base
     stream = Stream(sample_rate, channels, seconds, 16 if depth.rstrip("p") in ("s16", "u8") else 24)
     stream.blocks = _blocks_of_ffmpeg(path, file, size, container, track, stream)
     return stream
 
 
 def _blocks_of_ffmpeg(
-    path: Path,
-    file: _File,
+    path: File,
+    file: BinaryIO,
     size: int,
     container: av.container.InputContainer,
     track: av.AudioStream,
