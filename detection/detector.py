@@ -14,7 +14,7 @@ Only safetensors and JSON are read; nothing in the folder is executed.
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Self
@@ -24,7 +24,7 @@ import soxr
 import torch
 from torch import Tensor
 
-from audio.clips import RATES, SHORTEST_SECONDS, SILENCE, read_blocks
+from audio.clips import RATES, SHORTEST_SECONDS, SILENCE, open_sound
 from audio.logmel import LogMelSettings
 from audio.scale import Scale, fill
 from audio.streaming import log_mel_blocks
@@ -365,7 +365,9 @@ class Detector:
 
     def measure_file(self, path: Path, identity: str, backend: str | None = None, channel: int = 0) -> Measured:
         """What the back-ends say of a sound file; see `measure`."""
-        return self.measure(read_blocks(path, channel, self.front_end.sample_rate), identity, backend)
+        with open_sound(path, channel) as sound:
+            measured = self.measure(sound.blocks(self.front_end.sample_rate), identity, backend)
+        return replace(measured, warnings=(*measured.warnings, *sound.warnings))
 
     def measure(self, blocks: Iterable[np.ndarray], identity: str, backend: str | None = None) -> Measured:
         """What the back-ends say of the waveform whose pieces (samples,) `blocks` yields, as one of `identity`.

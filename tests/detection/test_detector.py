@@ -97,6 +97,16 @@ def test_p_value_and_verdict_follow_the_calibration_scores(detector, pump):
     assert verdict.warnings == ("5 healthy recordings allow a promise of 17% false alarms, 4 more are needed for 10%",)
 
 
+def test_what_is_wrong_with_a_file_that_is_read_all_the_same_stands_with_the_verdict(detector, pump, tmp_path):
+    soundfile.write(tmp_path / "a.wav", pump, 16000, subtype="PCM_16")
+    content = (tmp_path / "a.wav").read_bytes()
+    (tmp_path / "a.wav").write_bytes(content[:-10000])
+    verdict = detector.score_file(tmp_path / "a.wav", "pump", "id_00")
+    assert verdict.warnings[-1].startswith("truncated, ") and verdict.seconds < len(pump) / 16000
+    soundfile.write(tmp_path / "a.wav", pump * (1.5 / np.abs(pump).max()), 16000, subtype="FLOAT")
+    assert detector.score_file(tmp_path / "a.wav", "pump", "id_00").warnings[-1] == "peak of 1.5 beyond full scale, 1"
+
+
 def test_machines_of_a_type_lend_each_other_their_calibration(detector):
     found = detector.calibration("fan/id_02", "combined")
     assert found.source == "held-out, pooled" and found.n == 10 and detector.deciding("fan/id_02") == "combined"
