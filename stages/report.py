@@ -1,22 +1,15 @@
 """Draw the report: how well each machine is watched, the paper's tables and figures, and what was run."""
 
-import importlib.metadata
 import json
-import os
-import platform
-import shutil
-import subprocess
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import psutil
-import torch
 
 from audio.features import Features
 from audio.manifest import read_manifest
 from detection.detector import Detector
+from evaluation.report.facts import facts
 from evaluation.report.page import write_report
 from evaluation.report.published import read_published
 from evaluation.report.run import Run
@@ -30,7 +23,6 @@ from storage.shards import Folder
 STAGES = ("download", "prompt-generation", "diffusion-augment", "logmel-feature", "pretrain", "finetune", "score")
 PUBLISHED = Path("corpora/published_dev.csv")
 FULL_SIZE = Path("experiments/paper.yaml")
-PACKAGES = ("torch", "torchaudio", "diffusers", "transformers", "scikit-learn", "numpy", "dvc")
 
 
 def run(params: Declared, data: Path = Path(), metrics: Path = METRICS, out: Path = REPORT) -> None:
@@ -58,7 +50,7 @@ def run(params: Declared, data: Path = Path(), metrics: Path = METRICS, out: Pat
             curves={name: table.reset_index() for name, table in curves.items()},
             published=read_published(PUBLISHED),
             settings=settings(params, declared_keys("report", Path()), Path("params.yaml"), FULL_SIZE),
-            facts=_facts(params.seed),
+            facts=facts(params.seed),
             durations=_durations(),
             resamples=params.score.bootstrap,
             seed=params.seed,
@@ -85,37 +77,6 @@ def _summary(path: Path, score: Path) -> dict:
                 f"{score} says {name} {value}, {path} says {figures[name]:.5f}: they are of different runs"
             )
     return summary
-
-
-def _facts(seed: int) -> dict[str, str]:
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
-    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    memory = psutil.virtual_memory().total / 2**30
-    return {
-        "Seed": str(seed),
-        "Computer": f"{_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB, {', '.join(gpus) or 'no GPU'}",
-        "System": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        "Packages": ", ".join(versions),
-        "Commit": _commit(),
-        "Report drawn": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-    }
-
-
-def _commit() -> str:
-    """The commit that the code was at; DVC has changed files since, so whether it was modified cannot be told."""
-    asked = ["git", "rev-parse", "--short=12", "HEAD"]
-    told = subprocess.run(asked, capture_output=True, text=True, check=False).stdout if shutil.which("git") else ""
-    return told.strip() or "none, the code is not in a Git repository"
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in _lines(cpuinfo) if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
 
 
 def _durations() -> list[tuple[str, float, str]]:

@@ -1,5 +1,7 @@
 """The house as dvc.yaml describes it: its stages, what each depends on, and which way imports run."""
 
+import ast
+
 import pytest
 import yaml
 
@@ -7,6 +9,7 @@ from stages.dependencies import is_module, module_of, modules
 from storage.imports import PACKAGES, imported
 from tests.conftest import ROOT
 
+SHARED = {"__init__", "check", "checkpoints", "command", "curves", "dependencies", "params", "paths", "store", "summary"}
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 
@@ -25,9 +28,21 @@ def test_the_eight_stages_in_their_order():
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_each_stage_runs_its_own_small_module(stage):
+    """A stage calls what other packages hold: it defines no classes, and its functions fit a screen."""
     module = module_of(stage)
     assert STAGES[stage]["cmd"] == f"python -m stages.{module.stem}"
-    assert len((ROOT / module).read_text().splitlines()) <= 130
+    defined = ast.parse((ROOT / module).read_text(encoding="utf-8")).body
+    assert not [node.name for node in defined if isinstance(node, ast.ClassDef)]
+    functions = {node.name: node for node in defined if isinstance(node, ast.FunctionDef)}
+    assert "run" in functions
+    for name, function in functions.items():
+        assert function.end_lineno - function.lineno < 50, f"{module}: {name} is longer than 50 lines"
+
+
+def test_nothing_but_stages_and_what_all_stages_share_lies_in_stages():
+    """So that no stage grows a second module; what it computes belongs into another package."""
+    modules = {path.stem for path in (ROOT / "stages").glob("*.py")}
+    assert modules <= {module_of(stage).stem for stage in STAGES} | SHARED
 
 
 @pytest.mark.parametrize("stage", STAGES)
