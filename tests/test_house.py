@@ -9,7 +9,18 @@ from stages.dependencies import is_module, module_of, modules
 from storage.imports import PACKAGES, imported
 from tests.conftest import ROOT
 
-SHARED = {"__init__", "check", "checkpoints", "command", "curves", "dependencies", "params", "paths", "store", "summary"}
+SHARED = {
+    "__init__",
+    "check",
+    "checkpoints",
+    "command",
+    "curves",
+    "dependencies",
+    "params",
+    "paths",
+    "store",
+    "summary",
+}
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 

@@ -22,4 +22,4 @@ def test_stages_that_need_no_torch_do_not_import_it():
     stages = list(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
     by_stage = {row["stage"]: row for row in ablation.imports(stages[:3], rounds=1)}
     assert not any(row["torch"] for row in by_stage.values())
-    assert all(row["start and imports, s"] > 0 for row in by_stage.values())
+    assert list(by_stage) == stages[:3]

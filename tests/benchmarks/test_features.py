@@ -18,7 +18,10 @@ def test_all_ways_are_measured_on_the_same_clips(tmp_path):
     written = json.loads((tmp_path / "features.json").read_text())
     assert written["rows"] == rows and written["clips"] == 18
     assert rows[0]["way"] == "librosa loop" and rows[0]["x librosa"] == 1
-    assert all(row["clips/s"] > 0 for row in rows)
+    assert [row["x librosa"] for row in rows] == [pytest.approx(row["clips/s"] / rows[0]["clips/s"]) for row in rows]
+    assert [row["way"] for row in rows[-3:]] == [
+        "stage, 1 process", "stage, 2 processes", "stage, 2 processes, all in the store",
+    ]  # fmt: skip
 
 
 def test_two_processes_share_the_clips(tmp_path):

@@ -30,7 +30,7 @@ def test_the_parts_that_train_and_score_run(tmp_path, monkeypatch, capsys):
     scale.write_corpus(tmp_path / "data/raw", 50, 1.0, 5)
     for part in ("features", "pretrain", "score"):
         assert scale.main(["--part", part]) == []
-        assert float(capsys.readouterr().out.splitlines()[-1]) > 0
+        float(capsys.readouterr().out.splitlines()[-1])  # its seconds, and nothing else
     assert (tmp_path / "data/scores/scores.csv").is_file()
 
 

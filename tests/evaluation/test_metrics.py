@@ -124,9 +124,9 @@ def test_intervals_are_seeded_and_match_drawing_clips_one_by_one(corpus):
 def test_a_thousand_resamples_of_dcase_2020_take_seconds():
     rng = np.random.default_rng(0)
     table = table_of({(f"type{k}", f"id_{i:02d}"): draw(rng, 100, 200, False) for k in range(6) for i in range(4)})
-    began = time.perf_counter()
+    began = time.process_time()
     metrics.bootstrap(table, "score", resamples=1000, seed=0)
-    assert time.perf_counter() - began < 10
+    assert time.process_time() - began < 10
 
 
 def test_roc_has_the_area_of_the_pooled_auc(corpus):
