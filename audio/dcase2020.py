@@ -284,7 +284,8 @@ def unpack(archives: list[Path], folder: Path) -> None:
 
     All members of all archives are looked at before the first is written. Raises ValueError naming archive and member.
     """
-    size, seen = 0, {}
+    size = 0
+    seen: dict[PurePosixPath, Path] = {}  # name: the archive that has it
     for archive in archives:
         try:
             with ZipFile(archive) as zipped:

@@ -39,11 +39,11 @@ class Source:
 def sources(raw: Path, augmented: Path) -> Iterator[Source]:
     """All clips, originals first. The manifests, of the same order, are read as clips are asked for, not kept."""
     folder = Folder(raw)
-    for clip in manifest_rows(raw / "manifest.csv"):
-        yield Source(folder / f"{clip['clip']}.flac", "original", 0, clip)
+    for row in manifest_rows(raw / "manifest.csv"):
+        yield Source(folder / f"{row['clip']}.flac", "original", 0, row)
     folder = Folder(augmented)
     clips = manifest_rows(raw / "manifest.csv")
-    clip = next(clips, None)
+    clip: dict | None = next(clips, None)
     with (augmented / "manifest.csv").open(encoding="utf-8", newline="") as manifest:
         for view in csv.DictReader(manifest):
             name, number = view["clip"], view["view"]

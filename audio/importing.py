@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -46,7 +46,7 @@ class Imported(NamedTuple):
 
 
 def plan_import(
-    folder: Path, *, types: list[str], subsets: list[str], split_seed: int, calibration_share: float
+    folder: Path, *, types: list[str], subsets: Sequence[str], split_seed: int, calibration_share: float
 ) -> Plan:
     """Look through `folder`, at names and headers alone. `types` (all if empty) and `subsets` select.
 
@@ -87,7 +87,7 @@ def import_recordings(
     out: Path,
     *,
     types: list[str],
-    subsets: list[str],
+    subsets: Sequence[str],
     channel: int,
     split_seed: int,
     calibration_share: float,

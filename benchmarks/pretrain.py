@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import soundfile
@@ -82,7 +82,13 @@ def write_corpus(folder: Path, clips: int) -> None:
                 writer.add(clip, kind, 0, log_mel(torch.from_numpy(waveform), settings).numpy())
 
 
-def our_step(folder: Path, config: NetworkConfig, batch: int, precision: str, finetuning: bool = False) -> Callable:
+def our_step(
+    folder: Path,
+    config: NetworkConfig,
+    batch: int,
+    precision: Literal["auto", "bf16-mixed", "32-true"],
+    finetuning: bool = False,
+) -> Callable:
     """A function that trains one step as the stage does, on the first `batch` clips."""
     fabric = make_fabric(precision)
     clips = TrainingClips(Features.open(folder / "features"), config)

@@ -108,7 +108,8 @@ class Judge:
             machine_id = _named_id(path) or _one_of(path, known[machine_type])
             if machine_id is None:
                 raise ValueError(f"which {machine_type} is it? Say --id, one of: {', '.join(known[machine_type])}")
-        return tuple(self.detector.identity(machine_type, machine_id or "").split("/"))
+        machine_type, machine_id = self.detector.identity(machine_type, machine_id or "").split("/")
+        return machine_type, machine_id
 
 
 def _one_of(path: Path, names: list[str]) -> str | None:

@@ -135,6 +135,8 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """ViT encoder without a class token; `pool` makes the tokens a clip's embedding."""
 
+    positions: Tensor
+
     def __init__(self, config: NetworkConfig):
         super().__init__()
         self.config = config
@@ -174,6 +176,8 @@ class Encoder(nn.Module):
 
 class Decoder(nn.Module):
     """ViT decoder: fills the masked places with one learned token and predicts their pixels."""
+
+    positions: Tensor
 
     def __init__(self, config: NetworkConfig):
         super().__init__()

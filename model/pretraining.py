@@ -127,7 +127,7 @@ class Pretraining:
 
         with torch.no_grad():
             variance = (variance_loss(z_a) + variance_loss(z_aug)) / 2
-            excess = sum(covariance_loss(z) - covariance_floor(z) for z in (z_a, z_aug)) / 2
+            excess = torch.stack([covariance_loss(z) - covariance_floor(z) for z in (z_a, z_aug)]).mean()
             embedding = gather(self.fabric, share, a.embedding)
         terms = {
             "loss": loss,

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from model.batches import Share, prefetched
 from model.checkpoints import load_state, restore, save_state, training_state
-from model.devices import launch
+from model.devices import Precision, launch
 from storage.memory import keep_freed_memory
 
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints: what a killed run loses at most, and one epoch's last step
@@ -47,7 +47,7 @@ class Objective(Protocol):
         """The clips' names."""
 
 
-def make_fabric(precision: str) -> Fabric:
+def make_fabric(precision: Precision | Literal["auto"]) -> Fabric:
     """Launch on all devices, see `model.devices.launch`, for exact training.
 
     `precision` is bf16-mixed, 32-true, or auto: bf16 where the device multiplies it natively.
@@ -82,7 +82,7 @@ def gather(fabric: Fabric, share: Share, x: Tensor) -> Tensor:
     """
     if fabric.world_size == 1:
         return x.float()
-    return share.rows_of(fabric.all_gather(x.float(), sync_grads=True))
+    return share.rows_of(cast(Tensor, fabric.all_gather(x.float(), sync_grads=True)))
 
 
 def effective_rank(embedding: Tensor) -> float:
@@ -132,7 +132,7 @@ def train(
     steps = len(objective.batches(0))
     clips_per_epoch = sum(map(len, objective.batches(0)))
     done, sums, history = _resume(network, optimizer, checkpoints)
-    if (fabric.all_gather(torch.tensor(done)) != done).any():
+    if (cast(Tensor, fabric.all_gather(torch.tensor(done))) != done).any():
         raise ValueError(f"the processes find different checkpoints in {checkpoints}: it must be one folder for all")
     if fabric.is_global_zero:
         for row in history:
@@ -151,7 +151,8 @@ def train(
 
     for (epoch, step, clips), batch in prefetched(load, remaining()):
         terms, embedding = objective.losses(network, fabric.to_device(batch))
-        means = fabric.all_reduce(torch.stack([term.detach() for term in terms.values()]), reduce_op="mean").tolist()
+        detached = torch.stack([term.detach() for term in terms.values()])
+        means = cast(Tensor, fabric.all_reduce(detached, reduce_op="mean")).tolist()
         values = dict(zip(terms, means, strict=True))
         if not all(map(math.isfinite, means)):
             named = ", ".join(f"{name} {value:g}" for name, value in values.items())

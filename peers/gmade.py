@@ -35,6 +35,8 @@ NARROWEST = 0.02  # standard deviation of a component, in those of the training 
 class MaskedLinear(nn.Linear):
     """A linear layer in which `mask` (out, in) says what may be connected."""
 
+    mask: Tensor
+
     def __init__(self, mask: Tensor):
         super().__init__(mask.shape[1], mask.shape[0])
         self.register_buffer("mask", mask.float())
@@ -51,15 +53,16 @@ class GroupMade(nn.Module):
         place = torch.tensor([ORDER.index(frame) + 1 for frame in range(FRAMES)])  # 1 to 5
         of_input, of_hidden = place.repeat_interleave(mels), torch.arange(HIDDEN) % (FRAMES - 1) + 1
         of_output = place.repeat_interleave(mels * COMPONENTS * 3)
+        last = MaskedLinear(of_output[:, None] > of_hidden)
         self.layers = nn.Sequential(
             MaskedLinear(of_hidden[:, None] >= of_input),
             nn.ReLU(),
             MaskedLinear(of_hidden[:, None] >= of_hidden),
             nn.ReLU(),
-            MaskedLinear(of_output[:, None] > of_hidden),
+            last,
         )
         with torch.no_grad():  # components that start at one place stay together
-            bias = self.layers[-1].bias.view(-1, COMPONENTS, 3)
+            bias = last.bias.view(-1, COMPONENTS, 3)
             bias[..., 0], bias[..., 1:] = torch.linspace(-2, 2, COMPONENTS), 0.0
 
     def mixtures(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -120,4 +123,5 @@ class Gmade:
 
     @property
     def parameters(self) -> int:
-        return sum(int(layer.mask.sum()) + len(layer.bias) for layer in self.network.layers[::2])
+        layers = [layer for layer in self.network.modules() if isinstance(layer, MaskedLinear)]
+        return sum(int(layer.mask.sum()) + len(layer.bias) for layer in layers)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pandas as pd
@@ -56,6 +56,8 @@ class Peer(Protocol):
     """A system of Table 4, or another that stands beside it. Made with its settings and `seed`, it is deterministic."""
 
     joint: ClassVar[bool]  # one network for all machine types, not one for each
+
+    def __init__(self, **settings: Any) -> None: ...
 
     def fit(self, training: Clips, checkpoints: Path) -> np.ndarray:
         """Learns from training normals, and goes on from what a killed run left in the folder `checkpoints`.

@@ -81,7 +81,7 @@ def mobile_face_net(channels: int, height: int, width: int) -> nn.Sequential:
         for place in range(repeats):
             layers.append(Bottleneck(before, after, stride if place == 0 else 1, expansion))
             before = after
-    left = tuple(math.ceil(size / 16) for size in (height, width))  # of the image, after four strides of 2
+    left = math.ceil(height / 16), math.ceil(width / 16)  # of the image, after four strides of 2
     layers += [*convolution(before, 512, 1), nn.PReLU(512), *convolution(512, 512, left, groups=512)]
     return nn.Sequential(*layers, *convolution(512, EMBEDDING, 1), nn.Flatten())
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import yaml
 from safetensors import SafetensorError
@@ -25,7 +25,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class Readable(Protocol):
     """A path, or a file elsewhere that opens like one (see storage.shards)."""
 
-    def open(self, mode: Literal["rb"], /) -> IO[bytes]: ...
+    def open(self, mode: Literal["rb"], /) -> Any: ...
 
 
 class DiskFullError(OSError):

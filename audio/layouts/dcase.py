@@ -67,9 +67,9 @@ def in_dcase(files: list[str], root: str, truth: Truth) -> tuple[list[Recording 
     """
     of_type = {}  # of each folder: the folders of its type
     for file in files:
-        *folders, base = file.split("/")
-        if folders and _is_dcase(folders[-1], base.rsplit(".", 1)[0]):
-            of_type[tuple(folders[:-1])] = folders[-2] if len(folders) > 1 else root
+        *parents, base = file.split("/")
+        if parents and _is_dcase(parents[-1], base.rsplit(".", 1)[0]):
+            of_type[tuple(parents[:-1])] = parents[-2] if len(parents) > 1 else root
     found: list[Recording | Refusal] = []
     rest, supplemental = [], 0
     for file in files:
@@ -111,9 +111,9 @@ def _clip(file: str, machine_type: str, folders: tuple[str, ...], truth: Truth) 
         )
     if unlabelled := _UNLABELLED.fullmatch(stem):
         return _evaluation_clip(file, machine_type, stem, unlabelled, truth)
-    if not (name := _SECTION.fullmatch(stem)):
+    if not (section_clip := _SECTION.fullmatch(stem)):
         return Refusal(file, f"name {stem!r} is not of the form of a DCASE task, as others in {machine_type} are")
-    section, domain, split, condition, number, attributes = name.groups()
+    section, domain, split, condition, number, attributes = section_clip.groups()
     if split != split_of(folders[0]):
         return Refusal(file, f"a clip of {split} by its name, of {split_of(folders[0])} by its folder")
     return _section_clip(file, machine_type, section, split, condition, number, domain, attributes or "")

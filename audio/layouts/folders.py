@@ -41,7 +41,8 @@ def in_folders(files: list[str], root: str) -> list[Recording | Refusal]:
 
 def _place(file: str) -> Place:
     split = condition = ""
-    above, below = [], []  # the folder of the condition
+    above: list[str] = []  # the folder of the condition
+    below: list[str] = []
     for folder in file.split("/")[:-1]:
         if not split and split_of(folder):
             split = split_of(folder)

@@ -12,6 +12,8 @@ from audio.manifest import clip_name
 from audio.synthetic.signals import SAMPLE_RATE, SECONDS
 from storage.files import read_yaml
 
+Split = Literal["train", "calibration", "test"]
+Condition = Literal["normal", "anomaly"]
 MOST_CLIPS = 1_000_000  # of a corpus: 2,800 hours
 
 
@@ -212,8 +214,8 @@ class ClipSpec:
     clip: str  # path without suffix, "fan/test/anomaly_id_00_00000003"
     machine_type: str
     machine_id: str  # "id_00"
-    split: Literal["train", "calibration", "test"]
-    condition: Literal["normal", "anomaly"]
+    split: Split
+    condition: Condition
     fault: str | None  # of an anomaly
     subset: str = "dev"
 
@@ -238,7 +240,7 @@ class Machines(_Strict):
     def clips(self) -> Iterator[ClipSpec]:
         """All clips, by type and id: train normals, calibration normals, test normals, test anomalies."""
         count = self.clips_per_id
-        groups: tuple[tuple[Literal["train", "test"], Literal["normal", "anomaly"], int], ...] = (
+        groups: tuple[tuple[Split, Condition, int], ...] = (
             ("train", "normal", count.train_normal),
             ("calibration", "normal", count.calibration_normal),
             ("test", "normal", count.test_normal),

@@ -163,13 +163,13 @@ def _judge(judge: Judge, received: Path, name: str, folder: Path, number: str) -
         judgement = judge(received, name)
     log.info("%s", judgement.line())
     said = judgement.as_json() | {"number": number, "line": judgement.line(), "sound": False, "picture": False}
-    if judgement.verdict is None:
+    if (verdict := judgement.verdict) is None:
         return said | {"error": printable(judgement.error)}
-    keep = {
+    keep: dict[str, tuple[str, Callable[[Path], None]]] = {
         "sound": (".wav", functools.partial(_keep_sound, received, judge)),
         "picture": (
             ".png",
-            lambda path: draw(judge.detector, judgement.measured, judgement.verdict, path, judgement.name),
+            lambda path: draw(judge.detector, judgement.measured, verdict, path, judgement.name),
         ),
     }
     for what, (suffix, write) in keep.items():

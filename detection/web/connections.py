@@ -48,7 +48,7 @@ class Connection(H11Protocol):
         self._received = 0  # bytes since then
         self._timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
         self._follow()
         current = [one for one in self.connections if not one.cut]

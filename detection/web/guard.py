@@ -108,7 +108,7 @@ class Login:
 
     def wait(self, address: str) -> float:
         """Time (s) until another token from `address` is looked at; 0 where it is at once."""
-        failures = self._failures.get(_network(address), ())
+        failures = self._failures.get(_network(address), deque())
         return max(failures[0] + PERIOD - self.clock(), 0.0) if len(failures) == FAILURES else 0.0
 
     def accepts(self, token: str, address: str) -> bool:
