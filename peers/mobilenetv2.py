@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peers.peer import Clips
-from peers.training import device, fit, log_odds_against, seeded, shuffled
+from peers.training import device, fit, log_odds_against, parameters_of, seeded, shuffled
 
 FRAMES = 64  # of a window
 HOP = 8  # frames between windows
@@ -93,4 +93,4 @@ class MobileNet:
 
     @property
     def parameters(self) -> int:
-        return sum(weights.numel() for weights in self.network.parameters())
+        return parameters_of(self.network)

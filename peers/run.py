@@ -12,11 +12,14 @@ import pandas as pd
 import torch
 
 from audio.features import Features
+from peers.aadcl import Aadcl
 from peers.autoencoder import Baseline
+from peers.glow_aff import GlowAff
 from peers.gmade import Gmade
 from peers.mobilenetv2 import MobileNet
 from peers.peer import Clips, Peer
 from peers.stgram_mfn import SpectralTemporal
+from peers.subcluster_adacos import MultiResolution
 from storage.memory import return_freed_memory
 from storage.shards import Folder
 from storage.store import Store, code_of, key_of, store_folder
@@ -25,7 +28,10 @@ PEERS: dict[str, type[Peer]] = {
     "autoencoder": Baseline,
     "mobilenetv2": MobileNet,
     "stgram_mfn": SpectralTemporal,
+    "aadcl": Aadcl,
     "gmade": Gmade,
+    "glow_aff": GlowAff,
+    "subcluster_adacos": MultiResolution,
 }
 
 log = logging.getLogger(__name__)

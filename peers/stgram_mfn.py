@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from audio.logmel import LogMelSettings
 from peers.peer import Clips
-from peers.training import device, fit, log_odds_against, seeded, shuffled
+from peers.training import cover, device, fit, log_odds_against, parameters_of, random_windows, seeded, shuffled
 
 BOTTLENECKS = ((2, 128, 2, 2), (4, 128, 2, 2), (4, 128, 2, 2))  # expansion, channels, repeats, stride of the first
 EMBEDDING = 128
@@ -130,7 +130,7 @@ class SpectralTemporal:
 
         def batches(rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
             for chosen in shuffled(len(training), BATCH_SIZE, rng):
-                starts = rng.integers(0, np.maximum(training.frames[chosen] - self.frames, 0) + 1)
+                starts = random_windows(training.frames[chosen], self.frames, rng)
                 yield *self._windows(training, chosen, starts), torch.from_numpy(classes[chosen])
 
         def loss(waveforms: Tensor, log_mel: Tensor, labels: Tensor) -> Tensor:
@@ -153,8 +153,7 @@ class SpectralTemporal:
         claimed = np.searchsorted(self.identities, clips.identities)
         scores = np.empty(len(clips))
         for clip in range(len(clips)):
-            last = max(clips.frames[clip] - self.frames, 0)
-            starts = np.linspace(0, last, math.ceil(last / self.frames) + 1).round().astype(int)  # they cover the clip
+            starts = cover(clips.frames[clip], self.frames)
             windows = self._windows(clips, np.full(len(starts), clip), starts)
             logits = SCALE * self.network(*(part.to(device()) for part in windows)).cpu().numpy()
             odds = log_odds_against(logits, np.full(len(starts), claimed[clip]))
@@ -163,15 +162,10 @@ class SpectralTemporal:
 
     def _windows(self, clips: Clips, chosen: np.ndarray, starts: np.ndarray) -> tuple[Tensor, Tensor]:
         """Waveforms (B, samples) and log-mel (B, frames, mels) of `chosen` (B,) from their frames `starts` (B,) on."""
-        hop, samples = clips.settings.hop_length, round(self.seconds * clips.settings.sample_rate)
-        heard = {clip: clips.waveform(clip) for clip in set(chosen.tolist())}
-        places = starts[:, None] * hop + np.arange(samples)
-        waveforms = [
-            np.take(heard[clip], place, mode="wrap") for clip, place in zip(chosen.tolist(), places, strict=True)
-        ]
-        log_mel = clips.log_mel_pieces(chosen, starts, self.frames)
-        return torch.from_numpy(np.stack(waveforms)), torch.from_numpy(log_mel)
+        samples = round(self.seconds * clips.settings.sample_rate)
+        waveforms = clips.waveform_pieces(chosen, starts * clips.settings.hop_length, samples)
+        return torch.from_numpy(waveforms), torch.from_numpy(clips.log_mel_pieces(chosen, starts, self.frames))
 
     @property
     def parameters(self) -> int:
-        return sum(weights.numel() for weights in self.network.parameters())
+        return parameters_of(self.network)

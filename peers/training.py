@@ -37,6 +37,22 @@ def shuffled(count: int, batch: int, rng: np.random.Generator) -> list[np.ndarra
     return np.array_split(rng.permutation(count), max(1, count // batch))
 
 
+def cover(length: int, size: int) -> np.ndarray:
+    """Where windows of `size` begin, evenly spread and as few as cover a clip of `length`; 0 for a shorter one."""
+    last = max(length - size, 0)
+    return np.linspace(0, last, math.ceil(last / size) + 1).round().astype(int)
+
+
+def random_windows(lengths: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Where a window of `size` begins in each of the clips of `lengths` (B,), drawn uniformly: (B,)."""
+    return rng.integers(0, np.maximum(lengths - size, 0) + 1)
+
+
+def parameters_of(network: nn.Module) -> int:
+    """Number of a network's trained parameters."""
+    return sum(weights.numel() for weights in network.parameters() if weights.requires_grad)
+
+
 def fit(
     network: nn.Module,
     loss: Callable[..., Tensor],
@@ -53,7 +69,7 @@ def fit(
     `batches(rng)` gives those of an epoch, as tensors on the CPU; `loss(*batch)` is what to minimise. `cosine` lets the
     learning rate fall to 0 over the epochs. Raises ValueError when a loss is not finite, with the epoch.
     """
-    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
+    optimizer = torch.optim.Adam([each for each in network.parameters() if each.requires_grad], lr=learning_rate)
     done = 0
     if state := load_state(checkpoints):
         restore(network, optimizer, state[0])

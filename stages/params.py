@@ -183,7 +183,7 @@ class Score(Group):
     window_hop: Samples
     false_alarms: Annotated[float, Field(ge=0.001, le=0.5)]
     bootstrap: Annotated[int, Field(ge=100, le=100_000, strict=True)]
-    peers: list[Literal["autoencoder", "mobilenetv2", "stgram_mfn", "gmade"]]
+    peers: list[Literal["autoencoder", "mobilenetv2", "stgram_mfn", "aadcl", "gmade", "glow_aff", "subcluster_adacos"]]
     autoencoder_epochs: Count
     autoencoder_vectors: Annotated[int, Field(ge=1, le=1_000_000_000, strict=True)]
     mobilenetv2_epochs: Count
@@ -191,8 +191,16 @@ class Score(Group):
     stgram_mfn_epochs: Count
     stgram_mfn_seconds: Positive
     stgram_mfn_learning_rate: LearningRate
+    aadcl_epochs: Count
+    aadcl_seconds: Positive
+    aadcl_width: Count
+    aadcl_learning_rate: LearningRate
     gmade_epochs: Count
     gmade_vectors: Count
+    glow_aff_epochs: Count
+    glow_aff_pieces: Count
+    subcluster_adacos_epochs: Count
+    subcluster_adacos_seconds: Positive
 
 
 class Report(Group):

@@ -21,16 +21,22 @@ TINY: dict[str, dict] = {
     "autoencoder": {"epochs": 2, "vectors": 256},
     "mobilenetv2": {"epochs": 1, "learning_rate": 1e-3},
     "stgram_mfn": {"epochs": 1, "seconds": 0.5, "learning_rate": 1e-3},
+    "aadcl": {"epochs": 1, "seconds": 0.5, "width": 4, "learning_rate": 1e-3},
     "gmade": {"epochs": 1, "vectors": 256},
+    "glow_aff": {"epochs": 1, "pieces": 16},
+    "subcluster_adacos": {"epochs": 1, "seconds": 0.5},
 }
 LEARNED: dict[str, dict] = {  # so that they tell machines apart
     "autoencoder": {"epochs": 30},
     "mobilenetv2": {"epochs": 100, "learning_rate": 3e-3},
     "stgram_mfn": {"epochs": 30},
+    "aadcl": {"epochs": 10},
     "gmade": {"epochs": 20, "vectors": 512},
+    "glow_aff": {"epochs": 20, "pieces": 64},
+    "subcluster_adacos": {"epochs": 3},
 }
 UNKNOWING = ("autoencoder", "gmade")  # know no identities: a machine of another type is a stranger to them
-DISTANCES = ()  # to training clips in a space that training changes: no score falls
+DISTANCES = ("aadcl", "subcluster_adacos")  # to training clips in a space that training changes: no score falls
 
 
 class Recorded(Features):
