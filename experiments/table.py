@@ -2,6 +2,7 @@
 
 python -m experiments.table workspace
 python -m experiments.table --figure pauc --paired --seeds 0 1 2 --experiments table3-masking table3-audioldm
+python -m experiments.table --systems --figure auc --seeds 0 1 2 --experiments table4
 python -m experiments.table --averages --seeds 0 1 2 --experiments ablation-as-it-is ablation-masking
 """
 
@@ -13,16 +14,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from evaluation.systems import NAMES, NETWORKS, REFERENCES
+from evaluation.report.published import PUBLISHED_AS, read_published
+from evaluation.systems import NAMES, NETWORKS, PEERS, REFERENCES
 
 SCORE = "metrics/score.json"
 COMPARISON = "metrics/comparison.json"
+COSTS = "metrics/peers.json"
+PUBLISHED = Path("corpora/published_dev.csv")
+PAPER, COMBINED = "negative_log_probability", "combined"  # scores of this project's model
 
 Table = dict[str, dict[str, list[float]]]  # row: column: value in per cent by seed
 
 
 def finished() -> dict[str, dict]:
-    """The metrics of this commit's DVC experiments: {name: {file: content}}."""
+    """The metrics and params of this commit's DVC experiments: {name: {file: content}}."""
     shown = subprocess.run(["dvc", "exp", "show", "--json"], check=True, capture_output=True, text=True).stdout
     found = {}
     for commit in json.loads(shown):
@@ -30,7 +35,7 @@ def finished() -> dict[str, dict]:
             newest = experiment["revs"][0].get("data") or {}
             figures = {file: shown.get("data") for file, shown in (newest.get("metrics") or {}).items()}
             if experiment["name"] and figures.get(SCORE) and figures.get(COMPARISON):
-                found[experiment["name"]] = figures
+                found[experiment["name"]] = figures | {"params": newest["params"]["params.yaml"]["data"]}
     return found
 
 
@@ -81,6 +86,63 @@ def averages(found: dict[str, dict], names: Sequence[str], seeds: Sequence[str],
     }
 
 
+def systems(found: dict[str, dict], name: str, seeds: Sequence[str], tag: str, figure: str) -> str:
+    """A Markdown table: this project's model and every peer, with what each cost, and what was published of it.
+
+    The mean over the machine types, and its difference to this project's scores seed by seed. What was published stands
+    there on DCASE 2020 alone.
+    """
+    runs = runs_of(found, name, seeds, tag)
+    scores = [system for system in (PAPER, COMBINED) if all(system in run[COMPARISON] for run in runs)]
+    peers = [system for system in PEERS if all(system in run[COMPARISON] for run in runs)]
+    costs = {system: [run[COSTS][system] for run in runs] for system in peers}
+    own_costs = [_own_cost(run["params"]) for run in runs]
+    costs |= dict.fromkeys(scores, own_costs)
+    corpus = runs[0]["params"]["corpus"]
+    published = {}
+    if Path(corpus["path"]).name == "dcase2020.csv" and not corpus["types"]:
+        rows = read_published(PUBLISHED).query("machine_type == 'average'").set_index("system")
+        published = {system: f"{rows[figure][row]:.2f}" for system, row in PUBLISHED_AS.items()}
+
+    values = {system: [100 * run[COMPARISON][system][figure] for run in runs] for system in (*scores, *peers)}
+    against = [f"minus RC-MAE, {NAMES.get(score, score)}" for score in scores]
+    title = f"{figure}, %, {_seeds(seeds)}"
+    header = [title, "average", *against, "training, s", "parameters", *(["published"] if published else [])]
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    for system, own in values.items():
+        label = f"RC-MAE, {NAMES.get(system, system)}" if system in scores else NAMES[system]
+        differences = [
+            _cell([b - a for a, b in zip(values[score], own, strict=True)]) if system != score else "–"
+            for score in scores
+        ]
+        seconds = [cost["seconds"] for cost in costs[system] if cost["seconds"] is not None]
+        cost = [f"{statistics.mean(seconds):.0f}" if seconds else "–", f"{costs[system][0]['parameters']:,}"]
+        shown = [published.get(system, "–")] if published else []
+        lines.append(f"| {' | '.join([label, _cell(own), *differences, *cost, *shown])} |")
+    return "\n".join(lines)
+
+
+def _own_cost(values: dict) -> dict:
+    """Seconds of both trainings of this project's model, None where they are not known, and its parameters."""
+    from model.network import RCMAE, IdentityClassifier, NetworkConfig
+    from stages.command import duration_key, durations
+    from stages.params import Params
+
+    params = Params.model_validate(values)
+    config = NetworkConfig(mels=params.logmel.n_mels, **params.model.model_dump())
+    networks = (RCMAE(config), IdentityClassifier(config, 1))
+    found = [durations().find(duration_key(stage, params, Path())) for stage in ("pretrain", "finetune")]
+    kept = [json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in found if path]
+    return {
+        "seconds": sum(kept) if len(kept) == len(found) else None,
+        "parameters": max(sum(each.numel() for each in network.parameters()) for network in networks),
+    }
+
+
+def _seeds(seeds: Sequence[str]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
+
+
 def difference(table: Table) -> dict[str, list[float]]:
     """The second row minus the first, seed by seed."""
     first, second = table.values()
@@ -112,6 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         action="store_true",
         help="of the best systems, both figures",
     )
+    parser.add_argument("--systems", action="store_true", help="of one experiment: the peers beside the model")
     parser.add_argument("--experiments", nargs="+", default=[], metavar="NAME", help="without the seed at the end")
     parser.add_argument("--seeds", nargs="+", default=["0"])
     parser.add_argument("--tag", default="", help="what follows the seed in the names")
@@ -128,13 +191,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 table = {"this run": by_type(figures, ["workspace"], ["0"], "", figure)["workspace"]}
                 print(markdown(table, f"{figure}, %"), end="\n\n")
             return
+        if asked.systems:
+            print(systems(finished(), asked.experiments[0], asked.seeds, asked.tag, asked.figure))
+            return
         chosen = (finished(), asked.experiments, asked.seeds, asked.tag)
         table = averages(*chosen) if asked.averages else by_type(*chosen, asked.figure)
     except (ValueError, OSError) as error:
         sys.exit(f"table: {error}")
     if asked.paired:
         table["difference"] = difference(table)
-    seeds = f"seed{'s' if len(asked.seeds) > 1 else ''} {', '.join(asked.seeds)}"
+    seeds = _seeds(asked.seeds)
     print(markdown(table, f"%, {seeds}" if asked.averages else f"{asked.figure}, %, {seeds}"))
 
 

@@ -26,6 +26,7 @@ Temperature = Annotated[float, Field(ge=0.001, le=100)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Whole = Annotated[int, Field(ge=0, le=1_000_000, strict=True)]
 Count = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
+Drawn = Annotated[int, Field(ge=1, le=1_000_000_000, strict=True)]  # of all that there are
 Few = Annotated[int, Field(ge=1, le=100, strict=True)]
 Size = Annotated[int, Field(ge=1, le=4096, strict=True)]
 Samples = Annotated[int, Field(ge=1, le=65_536, strict=True)]
@@ -185,7 +186,7 @@ class Score(Group):
     bootstrap: Annotated[int, Field(ge=100, le=100_000, strict=True)]
     peers: list[Literal["autoencoder", "mobilenetv2", "stgram_mfn", "aadcl", "gmade", "glow_aff", "subcluster_adacos"]]
     autoencoder_epochs: Count
-    autoencoder_vectors: Annotated[int, Field(ge=1, le=1_000_000_000, strict=True)]
+    autoencoder_vectors: Drawn
     mobilenetv2_epochs: Count
     mobilenetv2_learning_rate: LearningRate
     stgram_mfn_epochs: Count
@@ -193,12 +194,12 @@ class Score(Group):
     stgram_mfn_learning_rate: LearningRate
     aadcl_epochs: Count
     aadcl_seconds: Positive
-    aadcl_width: Count
+    aadcl_width: Few
     aadcl_learning_rate: LearningRate
     gmade_epochs: Count
-    gmade_vectors: Count
+    gmade_vectors: Drawn
     glow_aff_epochs: Count
-    glow_aff_pieces: Count
+    glow_aff_pieces: Drawn
     subcluster_adacos_epochs: Count
     subcluster_adacos_seconds: Positive
 

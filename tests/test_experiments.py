@@ -8,13 +8,15 @@ import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
-from evaluation.systems import NAMES
+from evaluation.systems import NAMES, PEERS
 from experiments import table
-from stages.params import Params
+from stages.command import duration_key, durations
+from stages.params import Params, Score
 from tests.conftest import ROOT
 
 SCRIPTS = sorted((ROOT / "experiments").glob("*.sh"))
@@ -38,14 +40,17 @@ def comparison(**auc: float) -> dict:
     return {"headline": "negative_log_probability"} | figures
 
 
-def shown(figures: dict[str, dict | None]) -> str:
+def shown(figures: dict[str, dict | None], changes: dict | None = None) -> str:
     """As `dvc exp show --json` prints it; the workspace comes first and has no experiments."""
     experiments = []
     for name, one in figures.items():
         auc = one["average"]["auc"] if one else 0
         others = comparison(negative_log_probability=auc, finetuned_mahalanobis=auc / 2, rms=0.3, autoencoder=0.4)
-        metrics = {table.SCORE: {"data": one}, table.COMPARISON: {"data": others}}
-        data = {"metrics": metrics} if one else None
+        costs = {name: {"seconds": 61.4, "parameters": 1234567} for name in PEERS}
+        files = {table.SCORE: one, table.COMPARISON: others, table.COSTS: costs}
+        metrics = {file: {"data": content} for file, content in files.items()}
+        params = yaml.safe_load((ROOT / "params.yaml").read_text()) | (changes or {})
+        data = {"metrics": metrics, "params": {"params.yaml": {"data": params}}} if one else None
         experiments.append({"name": name, "revs": [{"data": data}]})
     return json.dumps([{"rev": "workspace", "experiments": None}, {"rev": "abc", "experiments": experiments}])
 
@@ -58,8 +63,8 @@ def run_script(
     for file in (ROOT / "experiments").iterdir():
         if file.is_file():
             (folder / "experiments" / file.name).write_bytes(file.read_bytes())
-    for room in ("detection", "evaluation"):
-        (folder / room).symlink_to(ROOT / room)
+    for part in ("detection", "evaluation", "storage", "model", "audio", "stages", "corpora", "dvc.yaml"):
+        (folder / part).symlink_to(ROOT / part)
     (folder / "metrics").mkdir()
     (folder / table.SCORE).write_text(json.dumps(score(0.9)))
     (folder / "bin").mkdir()
@@ -134,6 +139,43 @@ def test_table_3_pairs_the_arms_seed_by_seed(tmp_path):
     assert "| table3-masking | 35.0 ± 7.1 | 35.0 ± 7.1 |" in printed
     assert "| table3-audioldm | 38.0 ± 5.7 | 38.0 ± 5.7 |" in printed
     assert "| difference | 3.0 ± 1.4 | 3.0 ± 1.4 |" in printed  # 2 and 4
+
+
+def test_table_4_runs_all_systems_at_once_and_pairs_them_with_the_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("RCMAE_STORE", str(tmp_path / "store"))
+    figures = {f"table4-{seed}": score(0.6 + seed / 10) for seed in (0, 1)}
+    lines, printed = run_script("table4.sh", tmp_path, figures, SEEDS="0 1")
+    assert lines == [
+        f"exp run --temp -n table4-{seed} -S score.peers=[{','.join(PEERS)}] -S seed={seed} score" for seed in (0, 1)
+    ]
+    Score.model_validate(yaml.safe_load((ROOT / "params.yaml").read_text())["score"] | {"peers": PEERS})
+    header = "| auc, %, seeds 0, 1 | average | minus RC-MAE, −log p (the paper's) | training, s | parameters |"
+    assert header in printed and header.replace("auc", "pauc") in printed
+    assert "| RC-MAE, −log p (the paper's) | 65.0 ± 7.1 | – | – | " in printed
+    assert "| DCASE 2020 autoencoder | 40.0 ± 0.0 | -25.0 ± 7.1 | 61 | 1,234,567 |" in printed
+    assert "| STgram-MFN | 5.0 ± 0.0 | -27.5 ± 3.5 | 61 | 1,234,567 |" in printed  # pAUC
+    assert "92.36" not in printed and "published" not in printed
+
+
+def test_table_4_shows_what_was_published_on_dcase_2020_alone(tmp_path, monkeypatch):
+    corpus = {"path": "/somewhere/corpora/dcase2020.csv", "types": []}
+    found = json.loads(
+        shown(
+            {"table4-0": score(0.6)}, {"corpus": yaml.safe_load((ROOT / "params.yaml").read_text())["corpus"] | corpus}
+        )
+    )
+    monkeypatch.setenv("RCMAE_STORE", str(tmp_path))
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(table.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=json.dumps(found)))
+    params = found[1]["experiments"][0]["revs"][0]["data"]["params"]["params.yaml"]["data"]
+    with durations().put(duration_key("pretrain", Params.model_validate(params), ROOT)) as path:
+        path.write_text('{"seconds": 100.4}')
+    with durations().put(duration_key("finetune", Params.model_validate(params), ROOT)) as path:
+        path.write_text('{"seconds": 20.0}')
+    printed = table.systems(table.finished(), "table4", ["0"], "", "auc")
+    assert "| STgram-MFN | 10.0 | -50.0 | 61 | 1,234,567 | 92.36 |" in printed
+    assert "| RC-MAE, −log p (the paper's) | 60.0 | – | 120 | " in printed and "| 94.39 |" in printed
+    assert "| sub-cluster AdaCos | 10.0 | -50.0 | 61 | 1,234,567 | – |" in printed
 
 
 def test_lambda_varies_one_weight_at_a_time(tmp_path):

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from evaluation.systems import NAMES
+
 TYPES = ["valve", "fan", "pump", "slider", "ToyCar", "ToyConveyor"]  # the order of the paper's table
 IDENTITIES = {name: {"id_00", "id_02", "id_04", "id_06"} for name in TYPES[:4]} | {
     "ToyCar": {"id_01", "id_02", "id_03", "id_04"},
@@ -11,6 +13,16 @@ IDENTITIES = {name: {"id_00", "id_02", "id_04", "id_06"} for name in TYPES[:4]} 
 }  # with test clips in the development set
 
 Cell = tuple[float | None, float | None, list[int]]  # AUC and pAUC (%), numbers of footnotes
+
+PUBLISHED_AS = {
+    "negative_log_probability": "RC-MAE",
+    "autoencoder": "AE Baseline",
+    "mobilenetv2": "MobileNetV2",
+    "stgram_mfn": "STgram-MFN",
+    "aadcl": "AADCL",
+    "gmade": "GMADE",
+    "glow_aff": "Glow_Aff",
+}  # what the table calls the systems that a run has scores of
 
 
 def read_published(path: Path) -> pd.DataFrame:
@@ -28,13 +40,15 @@ def is_dcase2020(test: pd.DataFrame) -> bool:
     return machines == IDENTITIES and bool((counts["normal"] >= 100).all() and (counts["anomaly"] >= 89).all())
 
 
-def table4(published: pd.DataFrame, figures: dict, pooled: dict) -> dict:
+def table4(published: pd.DataFrame, figures: dict, pooled: dict, again: dict[str, dict]) -> dict:
     """Rows of Table 4 in two groups, per-id and pooled, and the footnotes that their cells refer to.
 
-    `figures` and `pooled` are this run's, as `evaluation.metrics.evaluate` and `evaluate_pooled` return them. A row
-    holds system, about (year and source), cells [(auc, pauc, numbers of footnotes)] for TYPES and the average, in per
-    cent or None, and ours.
+    `figures` and `pooled` are this run's, as `evaluation.metrics.evaluate` and `evaluate_pooled` return them; `again`
+    are the figures of systems that it trained itself, by name. A row holds system, about (year and source), cells
+    [(auc, pauc, numbers of footnotes)] for TYPES and the average, in per cent or None, ours, and again: the cells of
+    the system as it was trained here, or None.
     """
+    trained_here = {PUBLISHED_AS.get(name, NAMES[name]): _cells(own, own["average"]) for name, own in again.items()}
     footnotes: list[str] = []
     groups: dict[str, list[dict]] = {"per-id": [], "pooled": []}
     for system, rows in published.groupby("system", sort=False):
@@ -56,16 +70,24 @@ def table4(published: pd.DataFrame, figures: dict, pooled: dict) -> dict:
         about = f"{first['year']}, {first['source']}"
         if first["protocol"] == "unstated":
             about += ", protocol unstated"
-        groups[group].append({"system": system, "about": about, "cells": cells, "ours": False})
+        row = {"system": system, "about": about, "cells": cells, "ours": False}
+        groups[group].append(row | {"again": trained_here.pop(system, None)})
+    for system, cells in trained_here.items():  # without a row of its own
+        row = {"system": system, "about": "", "cells": _cells({}, None), "ours": False}
+        groups["per-id"].append(row | {"again": cells})
     mean = {"auc": figures["pooled"]["auc"], "pauc": figures["pooled"]["pauc"]}
-    groups["per-id"].append(_ours("This run", [figures.get(name) for name in TYPES] + [figures["average"]]))
-    groups["pooled"].append(_ours("This run, pooled", [pooled.get(name) for name in TYPES] + [mean]))
+    for group, system, own, average in (
+        ("per-id", "This run", figures, figures["average"]),
+        ("pooled", "This run, pooled", pooled, mean),
+    ):
+        row = {"system": system, "about": "", "cells": _cells(own, average), "ours": True, "again": None}
+        groups[group].append(row)
     return {"types": TYPES, "groups": groups, "footnotes": footnotes}
 
 
-def _ours(system: str, figures: list[dict | None]) -> dict:
-    cells: list[Cell] = [(row["auc"] * 100, row["pauc"] * 100, []) if row else (None, None, []) for row in figures]
-    return {"system": system, "about": "", "cells": cells, "ours": True}
+def _cells(figures: dict, average: dict | None) -> list[Cell]:
+    rows = [figures.get(name) for name in TYPES] + [average]
+    return [(row["auc"] * 100, row["pauc"] * 100, []) if row else (None, None, []) for row in rows]
 
 
 def _figure(value: float) -> float | None:

@@ -69,7 +69,12 @@ def sections(run: Run) -> dict:
         "rocs": rocs(test, run.backend, said["pooled"]),
         "dcase2020": is_dcase2020(test),
         "own_types": sorted(set(test["machine_type"]) - set(TYPES)),
-        "table4": table4(run.published, said["figures"], said["pooled"]),
+        "table4": table4(
+            run.published,
+            said["figures"],
+            said["pooled"],
+            {name: run.summary["systems"][name]["figures"] for name in PEERS if name in run.summary["systems"]},
+        ),
         "anomalous": anomalous(run, test, limits),
         "gallery": gallery(run),
         "audited": audited(run),

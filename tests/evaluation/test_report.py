@@ -81,7 +81,7 @@ def test_published_figures_average_as_printed_but_for_the_errata():
 def test_table_4_keeps_protocols_apart_and_shows_every_erratum():
     random = np.random.default_rng(0)
     clips = table({"fan": {"id_00", "id_02"}, "loom": {"id_00"}}, 5, 5).assign(clip="x", score=random.random(30))
-    shown = published.table4(PUBLISHED, metrics.evaluate(clips, "score"), metrics.evaluate_pooled(clips, "score"))
+    shown = published.table4(PUBLISHED, metrics.evaluate(clips, "score"), metrics.evaluate_pooled(clips, "score"), {})
     assert [row["system"] for row in shown["groups"]["pooled"]] == [
         "Noisy-ArcMix",
         "OS-SCL + TFgram",
@@ -97,6 +97,21 @@ def test_table_4_keeps_protocols_apart_and_shows_every_erratum():
     ]
     assert sorted(set(numbers)) == list(range(1, len(shown["footnotes"]) + 1))
     assert set(shown["footnotes"]) == set(PUBLISHED["erratum"]) - {""}
+
+
+def test_table_4_puts_what_was_trained_here_beside_what_was_published():
+    clips = table({"fan": {"id_00", "id_02"}}, 5, 5).assign(clip="x", score=np.random.default_rng(0).random(20))
+    figures, pooled = metrics.evaluate(clips, "score"), metrics.evaluate_pooled(clips, "score")
+    shown = published.table4(PUBLISHED, figures, pooled, {"gmade": figures, "subcluster_adacos": figures})
+    rows = {row["system"]: row for row in shown["groups"]["per-id"]}
+    assert {name for name, row in rows.items() if row["again"]} == {"GMADE", "sub-cluster AdaCos"}
+    fan = shown["types"].index("fan")
+    assert rows["GMADE"]["cells"][fan][0] == 83.06
+    assert rows["GMADE"]["again"][fan] == (figures["fan"]["auc"] * 100, figures["fan"]["pauc"] * 100, [])
+    assert rows["GMADE"]["again"][-1][0] == figures["average"]["auc"] * 100
+    assert rows["sub-cluster AdaCos"]["cells"][fan] == (None, None, [])
+    assert rows["This run"]["again"] is None
+    assert set(published.PUBLISHED_AS.values()) <= set(PUBLISHED["system"])
 
 
 def test_a_player_plays_the_clip_at_one_gain_for_all():
