@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audio.logmel import LogMelSettings, log_mel
-from detection.backends import Mahalanobis, fit_and_score_held_out
+from detection.backends import Mahalanobis
 from peers.peer import Clips
-from peers.training import cover, device, fit, parameters_of, random_windows, seeded, shuffled
+from peers.training import cover, device, fit, held_out, parameters_of, random_windows, seeded, shuffled
 
 PROJECTION = 128
 TEMPERATURE = 0.07  # of NT-Xent; pytorch-metric-learning's, which theirs uses
@@ -111,6 +111,12 @@ def transformed(waveform: np.ndarray, which: str, front_end: LogMelSettings, rng
     return values
 
 
+def mahalanobis(known: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Distances (N,) of `asked` (N, D) to the mean of `known` (M, D), under their shrunk covariance."""
+    backend = Mahalanobis.fit(known, np.zeros(len(known), int), ["known"])
+    return backend(torch.from_numpy(asked))[:, 0].double().numpy()
+
+
 @dataclass
 class Aadcl:
     """See `peers.peer.Peer`."""
@@ -125,23 +131,19 @@ class Aadcl:
     def fit(self, training: Clips, checkpoints: Path) -> np.ndarray:
         self.front_end = replace(training.settings, n_fft=2048, hop_length=512)
         self.samples = round(self.seconds * training.settings.sample_rate)
-        self.networks, self.distances, scores = {}, {}, np.empty(len(training))
+        self.networks, self.known, scores = {}, {}, np.empty(len(training))
         for number, identity in enumerate(np.unique(training.identities)):
             own = np.flatnonzero(training.identities == identity)
             self.networks[identity] = self._network(training, own, checkpoints / identity, self.seed + number)
-            self.distances[identity] = Mahalanobis()
-            embeddings, one = self._embeddings(training, own), np.zeros(len(own), int)
-            scores[own] = fit_and_score_held_out(
-                self.distances[identity], embeddings, np.zeros((len(own), 0)), one, np.arange(len(own))
-            )
+            self.known[identity] = self._embeddings(training, own)
+            scores[own] = held_out(mahalanobis, self.known[identity])
         return scores
 
     def score(self, clips: Clips) -> np.ndarray:
         scores = np.empty(len(clips))
         for identity in np.unique(clips.identities):
             own = np.flatnonzero(clips.identities == identity)
-            embeddings, one = self._embeddings(clips, own), np.zeros(len(own), int)
-            scores[own] = self.distances[identity].score(embeddings, np.zeros((len(own), 0)), one)
+            scores[own] = mahalanobis(self.known[identity], self._embeddings(clips, own))
         return scores
 
     def _network(self, training: Clips, own: np.ndarray, checkpoints: Path, seed: int) -> Contrastive:

@@ -17,19 +17,18 @@ for the spectrum fewer layers. Training normals are scored by a neighbourhood wi
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detection.backends import fit_and_score_held_out
 from peers.peer import Clips
-from peers.training import cover, device, fit, parameters_of, random_windows, seeded, shuffled
+from peers.training import cover, device, fit, held_out, parameters_of, random_windows, seeded, shuffled
 
 RESOLUTIONS = (256, 1024, 4096)  # window of each spectrogram (samples); half of it from frame to frame
 EMBEDDING = 128  # of each branch
@@ -149,30 +148,13 @@ class Classifier(nn.Module):
         return torch.cat([branch(waveforms) for branch in self.branches], dim=1)
 
 
-class LocalDensity:
-    """A back-end as in `detection.backends`: the least distance to a training clip, over that clip's mean distance to
-    its NEIGHBOURS nearest training clips of the same identity. Distances are cosine distances, 0 to 2."""
-
-    def fit(self, embeddings: np.ndarray, identities: np.ndarray) -> Self:
-        self.known = {}
-        for identity in np.unique(identities):
-            own = _unit(embeddings[identities == identity])
-            between = np.sort(1 - own @ own.T, axis=1)[:, 1 : NEIGHBOURS + 1]  # the first is the clip itself
-            spread = between.mean(axis=1) if between.size else np.ones(len(own))
-            self.known[int(identity)] = own, np.maximum(spread, 1e-4)
-        return self
-
-    def score(self, embeddings: np.ndarray, logits: np.ndarray, identities: np.ndarray) -> np.ndarray:
-        scores = np.empty(len(embeddings))
-        for identity in np.unique(identities):
-            known, spread = self.known[int(identity)]
-            distances = np.maximum(1 - _unit(embeddings[identities == identity]) @ known.T, 0)
-            scores[identities == identity] = (distances / spread).min(axis=1)
-        return scores
-
-
-def _unit(embeddings: np.ndarray) -> np.ndarray:
-    return embeddings.astype(float) / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+def relative_distance(known: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Distances (N,) of `asked` (N, D) to `known` (M, D): the least of the cosine distances to a known clip, each over
+    that clip's own mean distance to the NEIGHBOURS nearest of the others."""
+    known, asked = (each / np.maximum(np.linalg.norm(each, axis=1, keepdims=True), 1e-12) for each in (known, asked))
+    between = np.sort(1 - known @ known.T, axis=1)[:, 1 : NEIGHBOURS + 1]  # the first is the clip itself
+    spread = np.maximum(between.mean(axis=1), 1e-4) if len(known) > 1 else np.ones(1)
+    return (np.maximum(1 - asked @ known.T, 0) / spread).min(axis=1)
 
 
 @dataclass
@@ -209,13 +191,23 @@ class MultiResolution:
             seed=self.seed,
             checkpoints=checkpoints,
         )
-        self.backend = LocalDensity()
-        embeddings, logits = self._embeddings(training), np.zeros((len(training), 0))
-        return fit_and_score_held_out(self.backend, embeddings, logits, classes, np.arange(len(training)))
+        self.known, self.known_identities = self._embeddings(training), training.identities
+        return self._by_identity(training, lambda own, _: held_out(relative_distance, self.known[own]))
 
     def score(self, clips: Clips) -> np.ndarray:
-        claimed = np.searchsorted(self.identities, clips.identities)
-        return self.backend.score(self._embeddings(clips), np.zeros((len(clips), 0)), claimed)
+        asked = self._embeddings(clips)
+        return self._by_identity(
+            clips,
+            lambda own, identity: relative_distance(self.known[self.known_identities == identity], asked[own]),
+        )
+
+    @staticmethod
+    def _by_identity(clips: Clips, scores_of: Callable[[np.ndarray, str], np.ndarray]) -> np.ndarray:
+        scores = np.empty(len(clips))
+        for identity in np.unique(clips.identities):
+            own = clips.identities == identity
+            scores[own] = scores_of(own, identity)
+        return scores
 
     @torch.inference_mode()
     def _embeddings(self, clips: Clips) -> np.ndarray:
@@ -225,7 +217,7 @@ class MultiResolution:
             starts = cover(clips.samples[clip], self.samples)
             waveforms = torch.from_numpy(clips.waveform_pieces(np.full(len(starts), clip), starts, self.samples))
             found.append(F.normalize(self.network(waveforms.to(device()))).mean(dim=0).cpu().numpy())
-        return np.stack(found)
+        return np.stack(found).astype(float)
 
     @property
     def parameters(self) -> int:

@@ -15,6 +15,7 @@ from model.checkpoints import load_state, restore, save_state, training_state
 
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints, at the end of an epoch
 LOG_SECONDS = 30.0  # between two lines of progress
+FOLDS = 5  # of the training clips, where they are scored by others
 
 log = logging.getLogger(__name__)
 _drawing = threading.Lock()  # PyTorch initialises weights from one generator for all threads
@@ -51,6 +52,18 @@ def random_windows(lengths: np.ndarray, size: int, rng: np.random.Generator) -> 
 def parameters_of(network: nn.Module) -> int:
     """Number of a network's trained parameters."""
     return sum(weights.numel() for weights in network.parameters() if weights.requires_grad)
+
+
+def held_out(distance: Callable[[np.ndarray, np.ndarray], np.ndarray], embeddings: np.ndarray) -> np.ndarray:
+    """Distances (N,) of training clips to the others among them, each from others without its fifth.
+
+    `distance(known, asked)` gives those of `asked` (N, D) to `known` (M, D). A clip alone is measured by itself.
+    """
+    fold, distances = np.arange(len(embeddings)) % FOLDS, np.empty(len(embeddings))
+    for out in range(min(FOLDS, len(embeddings))):
+        known = embeddings[fold != out] if len(embeddings) > 1 else embeddings
+        distances[fold == out] = distance(known, embeddings[fold == out])
+    return distances
 
 
 def fit(

@@ -6,7 +6,7 @@ import torch
 from pytorch_metric_learning.losses import NTXentLoss
 
 from audio.logmel import LogMelSettings, log_mel
-from peers.aadcl import TEMPERATURE, TRANSFORMATIONS, Contrastive, nt_xent, transformed
+from peers.aadcl import TEMPERATURE, TRANSFORMATIONS, Contrastive, mahalanobis, nt_xent, transformed
 
 FRONT_END = LogMelSettings(n_fft=2048)
 
@@ -51,3 +51,12 @@ def test_transformations_change_the_spectrogram_but_for_none(which):
     assert (np.abs(changed - plain).max() > 1) == (which != "none")
     if which == "pitch shift":
         assert abs(int(changed.mean(0).argmax()) - int(plain.mean(0).argmax())) in range(2, 9)
+
+
+def test_the_distance_is_mahalanobis_where_there_are_clips_enough():
+    random = np.random.default_rng(0)
+    known = random.normal(size=(20_000, 3)) @ np.array([[2.0, 0.5, 0.0], [0.0, 1.0, 0.3], [0.0, 0.0, 0.5]])
+    asked = random.normal(size=(5, 3))
+    centred = asked - known.mean(0)
+    expected = np.sqrt((centred @ np.linalg.inv(np.cov(known.T)) * centred).sum(1))
+    np.testing.assert_allclose(mahalanobis(known, asked.astype(np.float32)), expected, rtol=0.02)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from peers import training
-from peers.training import fit, log_odds_against, seeded, shuffled
+from peers.training import cover, fit, held_out, log_odds_against, random_windows, seeded, shuffled
 
 
 def regression(folder, epochs, seed=0, cosine=True):
@@ -80,3 +80,18 @@ def test_log_odds_are_those_of_the_softmax_and_stay_exact():
     assert found[0] == pytest.approx(np.log((1 - p[0, 1]) / p[0, 1]))
     assert found[1] == pytest.approx(np.log(2) - 100)
     assert log_odds_against(np.array([[4.0], [5.0]]), np.array([0, 0])).tolist() == [0, 0]
+
+
+def test_windows_cover_a_clip_with_as_few_as_can():
+    assert cover(313, 63).tolist() == [0, 62, 125, 188, 250]
+    assert cover(63, 63).tolist() == cover(10, 63).tolist() == [0]
+    assert all(0 <= start <= 37 for start in random_windows(np.full(200, 100), 63, np.random.default_rng(0)))
+
+
+def test_training_clips_are_measured_by_others():
+    def to_nearest(known, asked):
+        return np.abs(asked - known.T).min(axis=1)
+
+    embeddings = np.arange(7.0)[:, None]
+    assert held_out(to_nearest, embeddings).tolist() == [1.0] * 7
+    assert held_out(to_nearest, embeddings[:1]).tolist() == [0.0]
