@@ -8,7 +8,7 @@ graph as it is. `fit` takes arrays of training normals alone; the result scores 
 An identity that a back-end cannot judge has NaN. `identities` number the machines; `types` names each one's type. All
 covariances are shared by the identities of a type: a few clips of one machine say little about 700 dimensions.
 
-scikit-learn is imported where it is used: judging needs none of it, and would wait a second for it.
+What is fitted, and how, stands in `detection.fitting`; here is how a window is scored by it.
 """
 
 from collections.abc import Sequence
@@ -19,9 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Arrays = dict[str, np.ndarray]
-
-FLOOR = 1e-3  # of the mean variance, below which no variance is taken to be: clips of a machine that stands still
+from detection import fitting
+from detection.fitting import Arrays
 
 
 class Backend(nn.Module):
@@ -80,17 +79,7 @@ class Mahalanobis(Backend):
 
     @classmethod
     def fit(cls, x: np.ndarray, identities: np.ndarray, types: Sequence[str]) -> Self:
-        x, names = x.astype(float), np.array(types)
-        means = np.full((len(types), x.shape[1]), np.nan)
-        for identity in np.unique(identities):
-            means[identity] = x[identities == identity].mean(axis=0)
-        arrays = {"means": means, "type_of": np.unique(names, return_inverse=True)[1]}
-        for number, name in enumerate(np.unique(names)):
-            rows = names[identities] == name
-            if rows.any():
-                fitted = _shrunk_covariance(x[rows] - means[identities[rows]], x.std(axis=0))
-                arrays |= {f"{key}_{number}": array for key, array in fitted.items()}
-        return cls(arrays)
+        return cls(fitting.mahalanobis(x, identities, types))
 
     def forward(self, x: Tensor) -> Tensor:
         columns = []
@@ -108,36 +97,12 @@ class Mahalanobis(Backend):
         return torch.stack(columns, dim=1)
 
 
-def _shrunk_covariance(residuals: np.ndarray, overall: np.ndarray) -> Arrays:
-    """Ledoit-Wolf covariance of `residuals` (N, d) about 0; `overall` (d,) are deviations for lack of any other."""
-    from sklearn.covariance import ledoit_wolf_shrinkage
-
-    variance = np.square(residuals).mean(axis=0)
-    if not variance.any():  # no identity has two clips that differ
-        variance = np.square(overall) if overall.any() else np.ones_like(overall)
-    std = np.sqrt(np.maximum(variance, FLOOR * variance.mean()))
-    residuals = residuals / std
-    shrinkage = ledoit_wolf_shrinkage(residuals, assume_centered=True) if residuals.any() else 1.0
-    mean_variance = np.square(residuals).mean() or 1.0
-    _, values, directions = np.linalg.svd(residuals, full_matrices=False)
-    variances = np.square(values) / len(residuals)
-    kept = variances > 1e-9 * max(variances.max(), 1e-9)
-    return {
-        "std": std,
-        "directions": directions[kept].T,  # (d, r)
-        "variances": (1 - shrinkage) * variances[kept] + shrinkage * mean_variance,
-        "rest": np.array(max(shrinkage * mean_variance, FLOOR * mean_variance)),
-    }
-
-
 class NearestNeighbour(Backend):
     """Mean cosine distance (0 to 2) to the `neighbours` nearest training normals of the identity, or to all it has."""
 
     @classmethod
     def fit(cls, x: np.ndarray, identities: np.ndarray, types: Sequence[str], neighbours: int = 1) -> Self:
-        order = np.argsort(identities, kind="stable")
-        counts = np.bincount(identities, minlength=len(types))
-        return cls({"known": _directions(x[order]), "counts": counts, "neighbours": np.array(neighbours)})
+        return cls(fitting.nearest_neighbour(x, identities, types, neighbours))
 
     def forward(self, x: Tensor) -> Tensor:
         distances = 1 - F.normalize(x, dim=1) @ self.known.T  # (B, N)
@@ -151,10 +116,6 @@ class NearestNeighbour(Backend):
         return torch.stack(columns, dim=1)
 
 
-def _directions(x: np.ndarray) -> np.ndarray:
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-
-
 class LocalDensity(Backend):
     """Cosine distance to the nearest training normal, divided by how far that normal lies from its own neighbours.
 
@@ -162,25 +123,9 @@ class LocalDensity(Backend):
     normal to the SPACED others nearest to it; an identity with a single normal takes the mean of its type.
     """
 
-    SPACED = 4
-
     @classmethod
     def fit(cls, x: np.ndarray, identities: np.ndarray, types: Sequence[str]) -> Self:
-        order = np.argsort(identities, kind="stable")
-        known, identities = _directions(x[order].astype(float)), identities[order]
-        spacing = np.full(len(known), np.nan)
-        for identity in np.unique(identities):
-            rows = identities == identity
-            distances = np.sort(1 - known[rows] @ known[rows].T, axis=1)[:, 1 : 1 + cls.SPACED]
-            if distances.shape[1]:
-                spacing[rows] = distances.mean(axis=1)
-        of_type = np.array(types)[identities]
-        for name in np.unique(of_type):
-            rows = of_type == name
-            usual = np.nanmean(spacing[rows]) if np.isfinite(spacing[rows]).any() else 1.0
-            spacing[rows] = np.where(np.isfinite(spacing[rows]), spacing[rows], usual)
-            spacing[rows] = np.maximum(spacing[rows], max(FLOOR * usual, 1e-9))
-        return cls({"known": known, "spacing": spacing, "counts": np.bincount(identities, minlength=len(types))})
+        return cls(fitting.local_density(x, identities, types))
 
     def forward(self, x: Tensor) -> Tensor:
         distances = 1 - F.normalize(x, dim=1) @ self.known.T  # (B, N)
@@ -205,22 +150,7 @@ class GaussianMixture(Backend):
     def fit(
         cls, x: np.ndarray, identities: np.ndarray, types: Sequence[str], components: int = 2, seed: int = 0
     ) -> Self:
-        from sklearn.mixture import GaussianMixture as Mixture
-
-        x, names = x.astype(float), np.array(types)
-        shape = (len(types), components, x.shape[1])
-        weights, means, variances = np.zeros(shape[:2]), np.zeros(shape), np.ones(shape)
-        for identity in np.unique(identities):
-            members = [i for i in np.unique(identities) if names[i] == names[identity]]
-            within = np.mean([x[identities == i].var(axis=0).mean() for i in members])
-            clips = x[identities == identity]
-            clips = np.repeat(clips, 2, axis=0) if len(clips) == 1 else clips  # scikit-learn wants two
-            count = max(1, min(components, len(clips) // 4))
-            spread = 0.1 * max(within, 1e-12)
-            mixture = Mixture(count, covariance_type="diag", reg_covar=spread, random_state=seed).fit(clips)
-            weights[identity, :count], means[identity, :count] = mixture.weights_, mixture.means_
-            variances[identity, :count] = mixture.covariances_
-        return cls({"weights": weights, "means": means, "variances": variances})
+        return cls(fitting.gaussian_mixture(x, identities, types, components, seed))
 
     def forward(self, x: Tensor) -> Tensor:
         columns = []

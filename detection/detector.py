@@ -15,6 +15,7 @@ Only safetensors and JSON are read; nothing in the folder is executed.
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Self
@@ -26,11 +27,13 @@ from torch import Tensor
 
 from audio.clips import RATES, SHORTEST_SECONDS, SILENCE, open_sound
 from audio.logmel import LogMelSettings
+from audio.mels import mel_centres
 from audio.scale import Scale, fill
 from audio.streaming import log_mel_blocks
-from detection.backends import Arrays
 from detection.calibration import Calibration, choose, needed
 from detection.ensemble import Ensemble, clip_means
+from detection.familiarity import Facts
+from detection.fitting import Arrays
 from detection.folder import Description, Recordings, Settings, read_folder, write_folder
 from detection.names import LABEL_FREE
 from detection.representations import BATCH, Representations
@@ -88,10 +91,8 @@ class Measured:
 
     starts: np.ndarray  # (W,), frames
     scores: dict[str, np.ndarray]  # (W,) by back-end
-    frames: int  # of the whole recording
-    worst: (
-        np.ndarray
-    )  # log-mel (f, M), dB, float16, of the window with the highest score under the back-end that decides
+    facts: Facts  # of the recording as a whole
+    worst: np.ndarray  # log-mel (f, M), dB, float16, of the window that scores highest under the deciding back-end
     warnings: tuple[str, ...] = ()
 
 
@@ -132,7 +133,7 @@ class Detector:
         self.front_end = LogMelSettings(**config["logmel"])
         self.representations = Representations(pretrained, classifier, Scale(**config["scale"])).eval().to(self.device)
         self.ensemble: Ensemble | None = None
-        self.recordings = Recordings([], {})
+        self.recordings = Recordings.none(self.front_end.n_mels)
 
     @property
     def recordings(self) -> Recordings:
@@ -226,8 +227,10 @@ class Detector:
         if high - low <= SILENCE:
             raise ValueError("the recording is silent")
 
-    def _window_batches(self, pieces: Iterable[np.ndarray]) -> Iterator[tuple[list[int], list[np.ndarray], int]]:
-        """Windows of a spectrogram that comes in pieces: first frames, log-mels (f, M), and all frames so far.
+    def _window_batches(
+        self, pieces: Iterable[np.ndarray], facts: Facts
+    ) -> Iterator[tuple[list[int], list[np.ndarray]]]:
+        """Windows of a spectrogram that comes in pieces: their first frames and log-mels (f, M). Gathers `facts`.
 
         No more than a batch and a window are held, whatever the recording's length.
         """
@@ -237,6 +240,7 @@ class Detector:
         windows: list[np.ndarray] = []
         total = 0
         for piece in pieces:
+            facts.add(piece)
             rest = np.concatenate([rest, piece])
             total = first + len(rest)
             while start + frames < total:  # the last window is another: it ends with the recording
@@ -244,12 +248,12 @@ class Detector:
                 windows.append(rest[start - first : start - first + frames])
                 start += hop
                 if len(starts) == BATCH:
-                    yield starts, windows, total
+                    yield starts, windows
                     starts, windows = [], []
             kept = max(min(start, total - frames), first)
             rest, first = rest[kept - first :], kept
         last = max(total - frames, 0)
-        yield [*starts, last], [*windows, rest[last - first :]], total
+        yield [*starts, last], [*windows, rest[last - first :]]
 
     def represent(self, log_mel: np.ndarray) -> Arrays:
         """Representations (W, d) by name of the windows of a spectrogram (frames, mels) in dB."""
@@ -321,10 +325,11 @@ class Detector:
                 source: [self.recordings.scores(number, role, backend) for number in range(len(machines))]
                 for role, source in (("calibration", "held-out"), ("training", "cross-fitted"))
             }
-            if backend not in LABEL_FREE and any(map(len, scores["held-out"])):
-                del scores["cross-fitted"]
             types = [machine.type for machine in machines]
             number = self.identities.index(identity)
+            of_type = [scores["held-out"][other] for other, name in enumerate(types) if name == types[number]]
+            if backend not in LABEL_FREE and any(map(len, of_type)):
+                del scores["cross-fitted"]
             self._calibrations[key] = choose(number, types, scores, *standard, self.settings.false_alarms)
         return self._calibrations[key]
 
@@ -367,7 +372,7 @@ class Detector:
         """What the back-ends say of a sound file; see `measure`."""
         with open_sound(path, channel) as sound:
             measured = self.measure(sound.blocks(self.front_end.sample_rate), identity, backend)
-        return replace(measured, warnings=(*measured.warnings, *sound.warnings))
+        return replace(measured, warnings=tuple(sound.warnings))
 
     def measure(self, blocks: Iterable[np.ndarray], identity: str, backend: str | None = None) -> Measured:
         """What the back-ends say of the waveform whose pieces (samples,) `blocks` yields, as one of `identity`.
@@ -377,8 +382,8 @@ class Detector:
         deciding, number = self.deciding(identity, backend), self.identities.index(identity)
         starts: list[int] = []
         scores: dict[str, list[np.ndarray]] = {name: [] for name in self.backends}
-        worst, highest, frames = np.zeros((0, 0)), -math.inf, 0
-        for batch, windows, so_far in self._window_batches(self.spectrogram(blocks)):
+        worst, highest, facts = np.zeros((0, 0)), -math.inf, Facts()
+        for batch, windows in self._window_batches(self.spectrogram(blocks), facts):
             filled = torch.stack([fill(torch.from_numpy(window), self.frames) for window in windows])
             for name, of_windows in self.window_scores(filled, number).items():
                 scores[name].append(of_windows)
@@ -386,10 +391,8 @@ class Detector:
             place = int(decisive.argmax())
             if not len(worst) or decisive[place] > highest:
                 worst, highest = windows[place].copy(), float(decisive[place])
-            starts, frames = starts + batch, so_far
-        return Measured(
-            np.array(starts), {name: np.concatenate(parts) for name, parts in scores.items()}, frames, worst
-        )
+            starts += batch
+        return Measured(np.array(starts), {name: np.concatenate(parts) for name, parts in scores.items()}, facts, worst)
 
     @torch.inference_mode()
     def window_scores(self, windows: Tensor, number: int) -> dict[str, np.ndarray]:
@@ -406,7 +409,7 @@ class Detector:
         calibration, wanted = self.calibration(identity, deciding), self.settings.false_alarms
         score, threshold = float(scores.mean()), calibration.threshold(wanted)
         second = self.front_end.hop_length / self.front_end.sample_rate
-        seconds = (measured.frames - 1) * second
+        seconds = (measured.facts.frames - 1) * second
         windows = tuple(
             Window(
                 start=float(start * second),
@@ -426,13 +429,16 @@ class Detector:
             alpha=calibration.alpha(wanted),
             n=calibration.n,
             calibration=calibration.source,
-            warnings=(*self._reservations(identity, deciding, calibration), *measured.warnings),
+            warnings=(*self._reservations(identity, deciding, calibration, measured), *measured.warnings),
             seconds=seconds,
             windows=windows,
         )
 
-    def _reservations(self, identity: str, backend: str, calibration: Calibration) -> Iterator[str]:
+    def _reservations(self, identity: str, backend: str, calibration: Calibration, measured: Measured) -> Iterator[str]:
         """What keeps the promise about false alarms from holding, in sentences."""
+        front_end, known = self.front_end, self.recordings.of(self.identities.index(identity))
+        centres = partial(mel_centres, front_end)
+        yield from known.strange(measured.facts, centres, front_end.hop_length / front_end.sample_rate)
         wanted = self.settings.false_alarms
         if (lacking := needed(wanted) - calibration.n) > 0:
             yield (

@@ -5,14 +5,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from detection.backends import Arrays
+from detection.familiarity import Known
+from detection.fitting import Arrays
 from detection.names import NAMES
 from model.checkpoints import load_model, read_json, save_model
 from model.network import RCMAE, IdentityClassifier
@@ -77,10 +78,15 @@ class Recording(_Checked):
 
 @dataclass(frozen=True)
 class Recordings:
-    """The healthy recordings that a detector knows, R of them, and their scores (R,) by back-end; NaN is no score."""
+    """The healthy recordings that a detector knows, R of them.
+
+    `by_backend`: their scores (R,); NaN is no score. `spectra` (R, M), dB, and `frames` (R,): see `familiarity.Facts`.
+    """
 
     rows: Sequence[Recording]
     by_backend: Arrays
+    spectra: np.ndarray
+    frames: np.ndarray
     _places: dict[tuple[int, str], np.ndarray] = field(init=False, repr=False)
 
     def __post_init__(self):
@@ -89,6 +95,36 @@ class Recordings:
         for place, key in enumerate(keys):
             found.setdefault(key, []).append(place)
         object.__setattr__(self, "_places", {key: np.array(places) for key, places in found.items()})
+
+    @classmethod
+    def none(cls, mels: int) -> Self:
+        """No recordings, of `mels` mel bins."""
+        return cls([], {}, np.zeros((0, mels)), np.zeros(0))
+
+    def of(self, machine: int) -> Known:
+        """What is known of one machine's recordings beside their scores."""
+        places = [place for role in ROLES for place in self._places.get((machine, role), ())]
+        return Known(self.spectra[places].astype(float), self.frames[places])
+
+    def chosen(self, places: np.ndarray) -> Self:
+        """The recordings at `places`, numbers or a mask (R,)."""
+        numbers = np.arange(len(self.rows))[places]
+        by_backend = {name: scores[numbers] for name, scores in self.by_backend.items()}
+        return type(self)([self.rows[n] for n in numbers], by_backend, self.spectra[numbers], self.frames[numbers])
+
+    def joined(self, other: Self) -> Self:
+        """These recordings and then the others. A back-end that has no score of one has NaN."""
+
+        def scores(recordings: "Recordings", name: str) -> np.ndarray:
+            return recordings.by_backend.get(name, np.full(len(recordings.rows), np.nan))
+
+        names = dict.fromkeys([*self.by_backend, *other.by_backend])
+        return type(self)(
+            [*self.rows, *other.rows],
+            {name: np.concatenate([scores(self, name), scores(other, name)]) for name in names},
+            np.concatenate([self.spectra, other.spectra]),
+            np.concatenate([self.frames, other.frames]),
+        )
 
     def scores(self, machine: int, role: str, backend: str) -> np.ndarray:
         """The scores of one machine's recordings of a role that have one under `backend`."""
@@ -126,7 +162,8 @@ def write_folder(
         if classifier is not None:
             classes = [f"{machine.type}/{machine.id}" for machine in description.machines if machine.trained]
             save_model(partial / "finetuned", classifier, config | {"identities": classes})
-        for name, arrays in (("ensemble", ensemble), ("recordings", recordings.by_backend)):
+        known = recordings.by_backend | {"spectra": recordings.spectra, "frames": recordings.frames}
+        for name, arrays in (("ensemble", ensemble), ("recordings", known)):
             with whole_file(partial / f"{name}.safetensors") as unfinished:
                 safetensors.numpy.save_file({key: a.copy(order="C") for key, a in arrays.items()}, unfinished)
         rows = [row.model_dump() for row in recordings.rows]
@@ -158,7 +195,7 @@ def read_folder(folder: Path) -> Folder:
             raise ValueError(f"{folder}/ensemble.safetensors: {name} has values that are not finite")
         if name.startswith("std_") and not (np.isnan(array) | ((array > 0) & np.isfinite(array))).all():
             raise ValueError(f"{folder}/ensemble.safetensors: {name} has a standard deviation that is not positive")
-    recordings = _recordings(folder, len(description.machines))
+    recordings = _recordings(folder, len(description.machines), config["logmel"]["n_mels"])
     return Folder(pretrained, classifier, config, description, ensemble, recordings)
 
 
@@ -215,7 +252,7 @@ def _arrays(path: Path) -> Arrays:
         raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}") from None
 
 
-def _recordings(folder: Path, machines: int) -> Recordings:
+def _recordings(folder: Path, machines: int, mels: int) -> Recordings:
     path = folder / "recordings.json"
     try:
         rows = [Recording.model_validate(row) for row in json.loads(path.read_text(encoding="utf-8"))]
@@ -225,8 +262,14 @@ def _recordings(folder: Path, machines: int) -> Recordings:
         raise ValueError(f"{path} is damaged: {error}") from None
     if unknown := [row.machine for row in rows if row.machine >= machines]:
         raise ValueError(f"{path}: machine {unknown[0]} is not one of the {machines} in detector.json")
-    scores = _arrays(folder / "recordings.safetensors")
-    for name, array in scores.items():
+    arrays = _arrays(folder / "recordings.safetensors")
+    for name in ("spectra", "frames"):
+        array = arrays.get(name, np.zeros(0))
+        wanted = (len(rows), mels) if name == "spectra" else (len(rows),)
+        if array.shape != wanted or not np.isfinite(array).all():
+            raise ValueError(f"{folder}/recordings.safetensors: {name} does not hold {wanted} finite values")
+    spectra, frames = arrays.pop("spectra"), arrays.pop("frames")
+    for name, array in arrays.items():
         if name not in NAMES or array.shape != (len(rows),) or np.isinf(array).any():
             raise ValueError(f"{folder}/recordings.safetensors: {name} does not hold a score for each recording")
-    return Recordings(rows, scores)
+    return Recordings(rows, arrays, spectra, frames)

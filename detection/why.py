@@ -9,13 +9,13 @@ as it is in the machine's training recordings on average.
 from dataclasses import dataclass
 from pathlib import Path
 
-import librosa
 import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from scipy.ndimage import uniform_filter
 
+from audio.mels import mel_centres
 from audio.scale import fill
 from detection.detector import Detector, Measured, Verdict, Window
 from detection.reconstruction import masked_reconstruction_error
@@ -129,5 +129,5 @@ def _hertz_ticks(detector: Detector) -> tuple[np.ndarray, list[str]]:
     front_end = detector.front_end
     wanted = np.array([hertz for hertz in (100, 500, 1000, 2000, 4000, 8000) if hertz <= front_end.f_max])
     wanted = wanted[wanted >= front_end.f_min]
-    centres = librosa.mel_frequencies(front_end.n_mels + 2, fmin=front_end.f_min, fmax=front_end.f_max)[1:-1]
+    centres = mel_centres(front_end)
     return np.interp(wanted, centres, np.arange(front_end.n_mels)), [f"{hertz:g}" for hertz in wanted]

@@ -104,7 +104,7 @@ def score_with(
     for chosen, found in ((training, cross_fitted), (~training, detector.clip_scores(*of(~training)))):
         for name, values in found.items():
             scores[name][chosen] = values
-    detector.recordings = _recordings(detector, clips, scores)
+    detector.recordings = _recordings(detector, features, clips, scores)
 
     def mean(of_windows: np.ndarray) -> np.ndarray:
         return np.add.reduceat(of_windows, firsts) / counts[:, None].astype(np.float32)
@@ -131,7 +131,9 @@ def _represented(
     return arrays
 
 
-def _recordings(detector: Detector, clips: pd.DataFrame, scores: dict[str, np.ndarray]) -> Recordings:
+def _recordings(
+    detector: Detector, features: Features, clips: pd.DataFrame, scores: dict[str, np.ndarray]
+) -> Recordings:
     """The training and calibration clips as the detector knows them."""
     known = (clips["split"] != "test").to_numpy()
     number = {identity: place for place, identity in enumerate(detector.identities)}
@@ -145,7 +147,10 @@ def _recordings(detector: Detector, clips: pd.DataFrame, scores: dict[str, np.nd
         )
         for clip in clips[known].itertuples()
     ]
-    return Recordings(rows, {name: values[known] for name, values in scores.items()})
+    spectra = np.stack([features.read(row).mean(axis=0) for row in clips.loc[known, "row"]])
+    frames = features.index["frames"].to_numpy()[clips.loc[known, "row"]]
+    by_backend = {name: values[known] for name, values in scores.items()}
+    return Recordings(rows, by_backend, spectra.astype(np.float32), frames.astype(np.int64))
 
 
 def simple_references(features: Features, clips: pd.DataFrame, levels: np.ndarray) -> dict[str, np.ndarray]:

@@ -4,13 +4,13 @@ import base64
 import io
 from dataclasses import dataclass
 
-import librosa
 import numpy as np
 import soundfile
 from scipy import ndimage
 
 from audio.clips import SAMPLE_RATE
 from audio.logmel import LogMelSettings
+from audio.mels import mel_centres, mel_edges
 from evaluation.report.plots import spectrogram_png
 
 PEAK = 0.8  # of what a player plays; recordings of machines are often too quiet for a telephone
@@ -52,7 +52,7 @@ def picture(
 ) -> Picture:
     """Values (frames, mels) as a picture with its axes; `boxes` are (frames, mels) to outline."""
     frames, mels = values.shape
-    centres = librosa.mel_frequencies(settings.n_mels + 2, fmin=settings.f_min, fmax=settings.f_max)[1:-1]
+    centres = mel_centres(settings)
     shown = [hertz for hertz in (125, 250, 500, 1000, 2000, 4000, 8000, 16000) if centres[0] < hertz <= settings.f_max]
     hertz = [
         (float(np.interp(value, centres, np.arange(mels)) + 0.5) / mels * 100, f"{value / 1000:g}k")
@@ -100,7 +100,7 @@ def salient(excess: np.ndarray, block: tuple[int, int], most: int = 3) -> list[t
 
 def in_words(box: tuple[slice, slice], settings: LogMelSettings) -> str:
     """A box of (frames, mels) as an engineer reads it, for example "2.1-3.4 s at 0.5-1.2 kHz"."""
-    edges = librosa.mel_frequencies(settings.n_mels + 2, fmin=settings.f_min, fmax=settings.f_max)
+    edges = mel_edges(settings)
     start, stop = (place * settings.hop_length / settings.sample_rate for place in (box[0].start, box[0].stop))
     low, high = edges[box[1].start] / 1000, edges[box[1].stop + 1] / 1000
     return f"{start:.1f}–{stop:.1f} s at {low:.2g}–{high:.2g} kHz"

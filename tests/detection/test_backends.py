@@ -8,6 +8,7 @@ from scipy.spatial.distance import cosine, mahalanobis
 from scipy.stats import multivariate_normal
 from sklearn.covariance import LedoitWolf
 
+from detection import fitting
 from detection.backends import GaussianMixture, LocalDensity, Mahalanobis, NearestNeighbour, NegativeLogProbability
 
 WIDTH = 12
@@ -55,7 +56,7 @@ def test_local_density_divides_by_the_neighbours_own_spacing(clips):
     query = np.random.default_rng(1).normal(size=(1, WIDTH)) + 5
     known = x[identities == 1].astype(float)
     nearest = known[np.argmin([cosine(query[0], each) for each in known])]
-    spacing = np.mean(sorted(cosine(nearest, each) for each in known)[1 : 1 + LocalDensity.SPACED])
+    spacing = np.mean(sorted(cosine(nearest, each) for each in known)[1 : 1 + fitting.SPACED])
     found = scores(LocalDensity.fit(x, identities, TYPES), query)[0, 1]
     assert found == pytest.approx(cosine(query[0], nearest) / spacing, rel=1e-3)
 

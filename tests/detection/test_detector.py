@@ -16,7 +16,6 @@ import torch
 import detection.detector
 from audio.clips import read_clip
 from detection.detector import Detector, window_starts
-from detection.folder import Recordings
 from storage.files import sha256
 from tests.tiny_corpus import sound
 
@@ -69,7 +68,7 @@ def test_a_recording_that_comes_in_blocks_is_measured_as_in_one_piece(detector, 
     whole = detector.measure([long], "pump/id_00")
     for size in (1000, 16000, 40000):
         parts = detector.measure([long[first : first + size] for first in range(0, len(long), size)], "pump/id_00")
-        assert np.array_equal(parts.starts, whole.starts) and parts.frames == whole.frames
+        assert np.array_equal(parts.starts, whole.starts) and parts.facts.frames == whole.facts.frames
         np.testing.assert_allclose(parts.scores["combined"], whole.scores["combined"], rtol=2e-3, atol=2e-3)
         worst = whole.starts[whole.scores[detector.deciding("pump/id_00")].argmax()]
         expected = np.concatenate(list(detector.spectrogram([long])))[worst : worst + 40]
@@ -116,10 +115,7 @@ def test_a_machine_without_calibration_is_judged_by_what_saw_no_labels(root, pum
     detector = Detector.load(root / "data" / "detector")
     rows = detector.recordings.rows
     kept = np.array([row.role == "training" for row in rows])
-    detector.recordings = Recordings(
-        [row for row in rows if row.role == "training"],
-        {name: scores[kept] for name, scores in detector.recordings.by_backend.items()},
-    )
+    detector.recordings = detector.recordings.chosen(kept)
     verdict = detector.score(pump, 16000, "pump", "id_00")
     assert verdict.backend == "label_free" and verdict.calibration == "cross-fitted" and verdict.n == 6
     asked = detector.score(pump, 16000, "pump", "id_00", "negative_log_probability")
@@ -139,6 +135,20 @@ def test_the_level_of_a_recording_says_nothing(detector, pump):
     loud = detector.score(pump, 16000, "pump", "id_00")
     for gain in (0.25, 0.5, 2.0):
         assert detector.score(gain * pump, 16000, "pump", "id_00").score == pytest.approx(loud.score, abs=0.15)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda sound: 10 * sound, "dB louder than any healthy recording known"),
+        (lambda sound: 0.02 * sound, "dB softer than any healthy recording known"),
+        (lambda sound: soxr.resample(soxr.resample(sound, 16000, 6000), 6000, 16000), "nothing above 3."),
+        (lambda sound: 3.3 * sound, None),
+    ],
+)
+def test_a_recording_unlike_those_known_is_said_to_be(detector, pump, change, words):
+    warnings = detector.score(change(0.3 * pump).astype(np.float32), 16000, "pump", "id_00").warnings[:-1]
+    assert not warnings if words is None else any(words in warning for warning in warnings), warnings
 
 
 def test_a_short_recording_is_repeated_to_fill_a_window(detector, pump):
@@ -274,7 +284,7 @@ def change_json(folder, name, change):
         ("pretrained/config.json", lambda d: d.pop("norm_pix_loss"), "norm_pix_loss"),
         ("finetuned/config.json", lambda d: d["identities"].reverse(), "not a network of the machines"),
         ("recordings.json", lambda d: d[0].update(machine=99), "machine 99"),
-        ("recordings.json", lambda d: d.pop(), "does not hold a score for each recording"),
+        ("recordings.json", lambda d: d.pop(), "spectra does not hold"),
     ],
 )
 def test_a_sealed_change_is_named(folder, name, change, message):
