@@ -172,7 +172,7 @@ class Detector:
     @property
     def backends(self) -> tuple[str, ...]:
         """Names of the back-ends and combinations that the detector has."""
-        return self._fitted().names
+        return self.fitted().names
 
     def identity(self, machine_type: str, machine_id: str) -> str:
         """The name of a machine, "fan/id_00". Raises ValueError, with the known ones, when it is unknown."""
@@ -187,7 +187,14 @@ class Detector:
         if backend not in self.backends:
             raise ValueError(f"back-end {backend!r} is unknown: {', '.join(self.backends)}")
 
-    def _fitted(self) -> Ensemble:
+    def changed(self, description: Description, ensemble: Ensemble, recordings: Recordings) -> Self:
+        """A detector of the same networks that knows something else."""
+        networks = self.representations
+        other = type(self)(networks.pretrained, networks.classifier, self.config, description, str(self.device))
+        other.ensemble, other.recordings = ensemble, recordings
+        return other
+
+    def fitted(self) -> Ensemble:
         if self.ensemble is None:
             raise ValueError("the detector was not fitted")
         return self.ensemble
@@ -292,7 +299,7 @@ class Detector:
     ) -> dict[str, np.ndarray]:
         """Scores (N,) by back-end of clips that nothing was fitted to, given as `fit` takes them."""
         clips = np.repeat(np.arange(len(counts)), counts)
-        scores = self._fitted().of(representations, self._numbers(identities)[clips])
+        scores = self.fitted().of(representations, self._numbers(identities)[clips])
         return {name: clip_means(of_windows, clips) for name, of_windows in scores.items()}
 
     def _numbers(self, identities: Sequence[str]) -> np.ndarray:
@@ -320,13 +327,18 @@ class Detector:
         """The healthy recordings that a machine's scores are compared with, see `detection.calibration.choose`."""
         key = identity, backend
         if key not in self._calibrations:
-            machines, standard = self.description.machines, self._fitted().standard_of(backend)
-            scores = {
-                source: [self.recordings.scores(number, role, backend) for number in range(len(machines))]
-                for role, source in (("calibration", "held-out"), ("training", "cross-fitted"))
-            }
+            machines, standard = self.description.machines, self.fitted().standard_of(backend)
             types = [machine.type for machine in machines]
             number = self.identities.index(identity)
+            # the others of its type lend their recordings, but for those that the networks never heard
+            lenders = {other for other, machine in enumerate(machines) if machine.trained} | {number}
+            scores = {
+                source: [
+                    self.recordings.scores(other, role, backend) if other in lenders else np.zeros(0)
+                    for other in range(len(machines))
+                ]
+                for role, source in (("calibration", "held-out"), ("training", "cross-fitted"))
+            }
             of_type = [scores["held-out"][other] for other, name in enumerate(types) if name == types[number]]
             if backend not in LABEL_FREE and any(map(len, of_type)):
                 del scores["cross-fitted"]
@@ -397,7 +409,7 @@ class Detector:
     @torch.inference_mode()
     def window_scores(self, windows: Tensor, number: int) -> dict[str, np.ndarray]:
         """Scores (W,) by back-end of windows (W, F, M) in dB as ones of machine `number`."""
-        scores = self._fitted()(self.representations.of(windows))
+        scores = self.fitted()(self.representations.of(windows))
         return {name: of_all[:, number].numpy() for name, of_all in scores.items()}
 
     def judge(self, measured: Measured, identity: str, backend: str | None = None) -> Verdict:
@@ -457,7 +469,7 @@ class Detector:
             self.representations.pretrained,
             self.representations.classifier,
             self.config,
-            self._fitted().arrays(),
+            self.fitted().arrays(),
             self.recordings,
             self.description,
         )

@@ -1,8 +1,8 @@
 """All back-ends of a detector, fitted together, and their combinations.
 
-A combination is the mean of its parts' z-scores: how far a score lies above the mean of its identity's training
-normals, in standard deviations. Both come from scores of clips that the fit did not see (FOLDS-fold cross-fitting); the
-standard deviation is pooled over the identities of a type, so that a few clips of each suffice.
+A combination is the weighted mean of its parts' z-scores: how far a score lies above the mean of its identity's
+training normals, in standard deviations. Both come from scores of clips that the fit did not see (FOLDS-fold
+cross-fitting); the standard deviation is pooled over the identities of a type, so that a few clips of each suffice.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +24,7 @@ from detection.backends import (
 )
 from detection.names import BACKENDS, COMBINATIONS, NAMES
 
-FOLDS = 5
+FOLDS = 10  # of cross-fitting, or one clip a fold where an identity has fewer
 
 CLASSES: dict[str, type[Backend]] = {  # by what a back-end's name ends with
     "log_probability": NegativeLogProbability,
@@ -81,8 +81,20 @@ class Ensemble(nn.Module):
         for name in COMBINATIONS:
             if parts := self.parts(name):
                 z = [(scores[part] - getattr(self, f"mean_{part}")) / getattr(self, f"std_{part}") for part in parts]
-                scores[name] = torch.stack(z).mean(dim=0)
+                scores[name] = sum(weight * each for weight, each in zip(weights(name, parts), z, strict=True))
         return {name: scores[name] for name in self.names}
+
+    def combine(self, scores: Mapping[str, np.ndarray], machine: int) -> dict[str, np.ndarray]:
+        """Scores (N,) under the combinations from those of the back-ends, as ones of `machine`."""
+        found = {}
+        for name in COMBINATIONS:
+            if parts := self.parts(name):
+                z = [
+                    (scores[part] - self.standard_of(part).mean[machine]) / self.standard_of(part).std[machine]
+                    for part in parts
+                ]
+                found[name] = np.average(z, axis=0, weights=weights(name, parts))
+        return found
 
     @torch.inference_mode()
     def of(self, representations: Mapping[str, np.ndarray], identities: np.ndarray) -> dict[str, np.ndarray]:
@@ -120,12 +132,9 @@ class Ensemble(nn.Module):
                 backends[name], scores[name] = _cross_fit(fit, x, clips, identities, fold)
                 standards[name] = standard(scores[name], identities, types)
         for name in COMBINATIONS:
-            z = [
-                (scores[part] - standards[part].mean[identities]) / standards[part].std[identities]
-                for part in COMBINATIONS[name]
-                if part in backends
-            ]
-            scores[name] = np.mean(z, axis=0)
+            parts = [part for part in COMBINATIONS[name] if part in backends]
+            z = [(scores[part] - standards[part].mean[identities]) / standards[part].std[identities] for part in parts]
+            scores[name] = np.average(z, axis=0, weights=weights(name, parts))
             standards[name] = standard(scores[name], identities, types)
         ensemble = cls(backends, standards)
         return Fitted(ensemble.eval(), {name: scores[name] for name in ensemble.names})
@@ -157,6 +166,12 @@ class Ensemble(nn.Module):
         return cls(backends, {name: Standard(**arrays) for name, arrays in standards.items()}).eval()
 
 
+def weights(combination: str, parts: Sequence[str]) -> list[float]:
+    """The weights of the parts of a combination that there are, which add up to 1."""
+    chosen = [COMBINATIONS[combination][part] for part in parts]
+    return [weight / sum(chosen) for weight in chosen]
+
+
 def _folds(identities: np.ndarray) -> np.ndarray:
     """Number of the fold (N,) of each clip: those of an identity are cut into FOLDS runs of neighbours.
 
@@ -165,7 +180,7 @@ def _folds(identities: np.ndarray) -> np.ndarray:
     fold = np.empty(len(identities), int)
     for identity in np.unique(identities):
         rows = np.flatnonzero(identities == identity)
-        fold[rows] = np.arange(len(rows)) * FOLDS // len(rows) if len(rows) > 1 else -1
+        fold[rows] = np.arange(len(rows)) * min(FOLDS, len(rows)) // len(rows) if len(rows) > 1 else -1
     return fold
 
 

@@ -124,7 +124,7 @@ def with_machine(arrays: Arrays, neighbour: int | None) -> Arrays:
     """
     arrays = dict(arrays)
     if "machines" in arrays:
-        arrays["machines"] = arrays["machines"] + 1
+        arrays["machines"] = np.array(arrays["machines"] + 1)
     if "type_of" in arrays:
         everyone = max(int(name.rpartition("_")[2]) for name in arrays if name.startswith("std_"))
         group = arrays["type_of"][neighbour] if neighbour is not None else everyone

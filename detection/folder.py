@@ -49,6 +49,15 @@ class Machine(_Checked):
     trained: bool = True  # the networks have heard it; False: it was enrolled
 
 
+class Entry(_Checked):
+    """What was taken into a detector after its training, and when."""
+
+    when: str  # ISO 8601
+    what: Literal["calibrated", "enrolled"]
+    machine: str  # "fan/id_00"
+    recordings: dict[str, str]  # file: SHA-256 of its samples
+
+
 class Description(_Checked):
     """detector.json."""
 
@@ -58,6 +67,7 @@ class Description(_Checked):
     corpus: str = ""  # what it was trained on
     simulated: bool = False  # on simulated machines: it can judge no real one
     created: str = ""  # ISO 8601
+    journal: list[Entry] = []
 
     @model_validator(mode="after")
     def _machines_differ(self) -> "Description":

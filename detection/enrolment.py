@@ -1,0 +1,192 @@
+"""New healthy recordings and new machines, taken in without training.
+
+A detector is never changed: what comes out is another one, with its own folder. The recordings are calibration from
+then on. Since they shift what is known of their machine too, each is scored by a fit that did not see it
+(cross-fitting), so that the promise about false alarms holds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from audio.clips import digest, open_sound
+from audio.recordings import piece_offsets
+from detection import fitting
+from detection.detector import Detector
+from detection.ensemble import FOLDS, Ensemble, clip_means
+from detection.familiarity import Facts
+from detection.fitting import Arrays
+from detection.folder import Description, Entry, Machine, Recording, Recordings
+from detection.names import BACKENDS
+
+FEWEST = 2  # recordings: one alone cannot be scored by a fit that did not see it
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A recording as it is taken in."""
+
+    file: str
+    sha256: str  # of its samples
+    representations: Arrays  # (W, d) by name, of its windows
+    facts: Facts
+
+
+def hear(detector: Detector, paths: Sequence[Path], channel: int = 0) -> list[Heard]:
+    """The recordings in files. Raises ValueError naming every file that cannot be taken in, with its reason."""
+    heard, wrong = [], []
+    known = {row.sha256: row.file for row in detector.recordings.rows}
+    for path in tqdm(paths, disable=None, unit="recording"):
+        try:
+            with open_sound(path, channel) as sound:
+                pieces = list(sound.blocks(detector.front_end.sample_rate))
+            sums = _digests(np.concatenate(pieces), detector.front_end.sample_rate)
+            if twice := next((known[each] for each in sums if each in known), None):
+                raise ValueError(f"is known already, as {twice}")
+            known |= dict.fromkeys(sums, str(path))
+            facts = Facts()
+            log_mel = np.concatenate(list(detector.spectrogram(pieces)))
+            facts.add(log_mel)
+            heard.append(Heard(str(path), sums[0], detector.represent(log_mel), facts))
+        except (ValueError, OSError) as error:
+            wrong.append(f"{path}: {str(error).removeprefix(f'{path}: ')}")
+    if wrong:
+        raise ValueError("; ".join(wrong))
+    return heard
+
+
+def _digests(waveform: np.ndarray, sample_rate: int) -> list[str]:
+    """Digests of the clips that training would have cut the recording into, and of the whole."""
+    offsets = piece_offsets(len(waveform) / sample_rate)
+    starts = [round(offset * sample_rate) for offset in offsets]
+    pieces = [waveform[a:b] for a, b in zip(starts, [*starts[1:], len(waveform)], strict=True)]
+    return list(dict.fromkeys([digest(waveform), *map(digest, pieces)]))
+
+
+def calibrate(detector: Detector, identity: str, heard: Sequence[Heard], replace: bool) -> Detector:
+    """The detector after fresh healthy recordings of a machine: they join its calibration, or replace it.
+
+    To replace is for what has changed: after a service, with another microphone. What is known of the machine (its
+    means and nearest neighbours) then comes from the new recordings alone; otherwise they are added to it.
+    """
+    number = detector.identities.index(identity)
+    description = detector.description
+    rows = detector.recordings.rows
+    gone = np.array([replace and row.machine == number for row in rows], bool)
+    training = sum(row.machine == number and row.role == "training" for row in rows)
+    kept = 0 if replace else max(training, 1)
+    arrays = detector.fitted().arrays()
+    return _taken_in(
+        detector, description, arrays, number, heard, kept, detector.recordings.chosen(~gone), "calibrated"
+    )
+
+
+def enrol(detector: Detector, machine_type: str, machine_id: str, heard: Sequence[Heard]) -> Detector:
+    """The detector that also knows a machine which the networks never heard.
+
+    It shares the covariance of its type, or of all machines where the type is new. -log p does not exist for it.
+    """
+    name = f"{machine_type}/{machine_id}"
+    if name in detector.identities:
+        raise ValueError(f"machine {machine_type} {machine_id} is known already: calibrate takes in recordings of it")
+    machine = Machine(type=machine_type, id=machine_id, trained=False)
+    types = [known.type for known in detector.description.machines]
+    neighbour = types.index(machine_type) if machine_type in types else None
+    machines = [*detector.description.machines, machine]
+    description = detector.description.model_copy(update={"machines": machines})
+    arrays = _with_machine(detector.fitted().arrays(), neighbour)
+    return _taken_in(detector, description, arrays, len(types), heard, 0, detector.recordings, "enrolled")
+
+
+def _with_machine(arrays: Arrays, neighbour: int | None) -> Arrays:
+    """The arrays of an ensemble with one more machine, of which nothing is known yet."""
+    grown = {}
+    for name in BACKENDS:
+        prefix = f"backends.{name}."
+        own = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
+        grown |= {prefix + key: array for key, array in fitting.with_machine(own, neighbour).items()}
+    for key in arrays.keys() - grown.keys():
+        if key.startswith("mean_"):
+            grown[key] = np.append(arrays[key], np.float32(np.nan))
+        elif key.startswith("std_"):
+            std = arrays[key][neighbour] if neighbour is not None else np.nanmean(arrays[key])
+            grown[key] = np.append(arrays[key], std).astype(np.float32)
+    return grown
+
+
+def _with_recordings(arrays: Arrays, machine: int, heard: Sequence[Heard], kept: float) -> Arrays:
+    """The arrays of an ensemble after recordings of a machine were taken in."""
+    arrays = dict(arrays)
+    for name, representation in BACKENDS.items():
+        prefix = f"backends.{name}."
+        own = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
+        if own:
+            x = np.concatenate([each.representations[representation] for each in heard])
+            arrays |= {prefix + key: a for key, a in fitting.with_recordings(own, machine, x, kept).items()}
+    return arrays
+
+
+def _taken_in(
+    detector: Detector,
+    description: Description,
+    arrays: Arrays,
+    machine: int,
+    heard: Sequence[Heard],
+    kept: float,
+    others: Recordings,
+    what: str,
+) -> Detector:
+    if len(heard) < FEWEST:
+        raise ValueError(f"{len(heard)} recording, at least {FEWEST} are needed")
+    final = _with_recordings(arrays, machine, heard, kept)
+    scores: dict[str, np.ndarray] = {}
+    folds = np.arange(len(heard)) * min(FOLDS, len(heard)) // len(heard)
+    for fold in np.unique(folds):
+        rest = [each for each, number in zip(heard, folds, strict=True) if number != fold]
+        out = [each for each, number in zip(heard, folds, strict=True) if number == fold]
+        ensemble = Ensemble.from_arrays(_standardised(_with_recordings(arrays, machine, rest, kept), machine, {}))
+        for name, of_clips in _scores(ensemble, out, machine).items():
+            scores.setdefault(name, np.empty(len(heard)))[folds == fold] = of_clips
+    final = _standardised(final, machine, scores)
+    # the combinations anew, from the parts' cross-fitted scores and the standards that they are judged by
+    ensemble = Ensemble.from_arrays(final)
+    scores |= ensemble.combine(scores, machine)
+    final = _standardised(final, machine, scores)
+    rows = [Recording(machine=machine, role="calibration", file=each.file, sha256=each.sha256) for each in heard]
+    spectra = np.stack([each.facts.spectrum for each in heard]).astype(np.float32)
+    new = Recordings(rows, scores, spectra, np.array([each.facts.frames for each in heard]))
+    entry = Entry(
+        when=datetime.now().astimezone().isoformat(timespec="seconds"),
+        what=what,
+        machine=f"{description.machines[machine].type}/{description.machines[machine].id}",
+        recordings={each.file: each.sha256 for each in heard},
+    )
+    description = description.model_copy(update={"journal": [*description.journal, entry]})
+    return detector.changed(description, Ensemble.from_arrays(final), others.joined(new))
+
+
+def _standardised(arrays: Arrays, machine: int, scores: dict[str, np.ndarray]) -> Arrays:
+    """The arrays with the mean that a machine's z-scores refer to taken from `scores`, or 0 where none is known."""
+    arrays = dict(arrays)
+    for key in arrays:
+        if key.startswith("mean_"):
+            found = scores.get(key.removeprefix("mean_"))
+            arrays[key] = arrays[key].copy()
+            if found is not None and np.isfinite(found).any():
+                arrays[key][machine] = np.nanmean(found)
+            elif np.isnan(arrays[key][machine]):
+                arrays[key][machine] = 0.0
+    return arrays
+
+
+def _scores(ensemble: Ensemble, heard: Sequence[Heard], machine: int) -> dict[str, np.ndarray]:
+    """Scores (n,) of recordings under every single back-end as ones of `machine`."""
+    counts = [len(next(iter(each.representations.values()))) for each in heard]
+    clips = np.repeat(np.arange(len(heard)), counts)
+    x = {name: np.concatenate([each.representations[name] for each in heard]) for name in heard[0].representations}
+    found = ensemble.of(x, np.full(len(clips), machine))
+    return {name: clip_means(values, clips) for name, values in found.items() if name in BACKENDS}
