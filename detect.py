@@ -96,14 +96,15 @@ def score(judge: Judge, chosen: argparse.Namespace) -> int:
         judgement = from_stdin(judge, chosen.explain) if str(path) == "-" else one(judge, path, chosen.explain)
         show(judgement, chosen.json)
         judgements.append(judgement)
-    if any(judgement.verdict is None for judgement in judgements):
+    verdicts = [judgement.verdict for judgement in judgements if judgement.verdict]
+    if len(verdicts) < len(judgements):
         return 2
-    return int(chosen.fail_on_anomaly and any(judgement.verdict.anomalous for judgement in judgements))
+    return int(chosen.fail_on_anomaly and any(verdict.anomalous for verdict in verdicts))
 
 
 def one(judge: Judge, path: Path, picture: Path | None, name: str | None = None) -> Judgement:
     judgement = judge(path, name)
-    if picture is not None and judgement.verdict is not None:
+    if picture is not None and judgement.verdict and judgement.measured:
         from detection.why import draw
 
         draw(judge.detector, judgement.measured, judgement.verdict, picture, judgement.name)

@@ -51,8 +51,8 @@ class Features:
         numbers = {column: [""] for column in ("seconds", "offset")}
         index = pd.read_csv(folder / "index.csv", dtype=types, keep_default_na=False, na_values=numbers)
         stats = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
-        figures = (stats[name] for name in ("mean", "std", "within_std"))
-        return cls(index, LogMelSettings(**stats["settings"]), *figures, folder)
+        settings = LogMelSettings(**stats["settings"])
+        return cls(index, settings, stats["mean"], stats["std"], stats["within_std"], folder)
 
     def __len__(self) -> int:
         return len(self._kinds)

@@ -27,11 +27,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from audio.clips import read_clip
 from audio.features import Features, FeatureWriter
 from audio.logmel import LogMelSettings, log_mel
+from audio.scale import fill
 from benchmarks.measuring import machine, seconds
 from model.batches import TrainingClips, visible_count
 from model.finetuning import Finetuning, FinetuningSettings
 from model.losses import info_nce, reconstruction_loss, standardise_patches, vcr_loss
-from model.network import RCMAE, IdentityClassifier, NetworkConfig, network_input, patchify
+from model.network import RCMAE, IdentityClassifier, NetworkConfig, patchify
 from model.pretraining import Pretraining, PretrainingSettings
 from model.training import make_fabric, native_bf16
 from storage.files import write_json
@@ -124,8 +125,8 @@ def reference_step(folder: Path, config: NetworkConfig, batch: int) -> Callable:
 
     def view(clips: np.ndarray, number: int) -> torch.Tensor:
         waveforms = [torch.from_numpy(read_clip(folder / f"{clip}_{number}.wav")) for clip in clips]
-        spectrograms = torch.stack([log_mel(waveform, features.settings) for waveform in waveforms])
-        return patchify(network_input(spectrograms, features.mean, features.std, config.frames), config)
+        spectrograms = [fill(log_mel(waveform, features.settings), config.frames) for waveform in waveforms]
+        return patchify(features.scale("keep")(torch.stack(spectrograms)), config)
 
     def one_branch(patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         visible = torch.rand(len(patches), config.tokens).argsort(dim=1)[:, :visible_tokens]

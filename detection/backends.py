@@ -26,6 +26,13 @@ from detection.fitting import Arrays
 class Backend(nn.Module):
     """A back-end; what was fitted are its buffers. `arrays` and `from_arrays` carry them."""
 
+    # the buffers that a back-end may have, for the type checker
+    means: Tensor
+    known: Tensor
+    spacing: Tensor
+    weights: Tensor
+    variances: Tensor
+
     def __init__(self, arrays: Arrays):
         super().__init__()
         self.whole: dict[str, Any] = {}  # the whole numbers among them, as Python's: they say how the computation goes

@@ -431,8 +431,10 @@ class Detector:
             )
             for start, of_window in zip(measured.starts, scores, strict=True)
         )
+        machine_type, machine_id = identity.split("/")
         return Verdict(
-            *identity.split("/"),
+            machine_type,
+            machine_id,
             backend=deciding,
             score=score,
             threshold=threshold,

@@ -7,7 +7,7 @@ cross-fitting); the standard deviation is pooled over the identities of a type, 
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -118,7 +118,7 @@ class Ensemble(nn.Module):
         `representations` (W, d) are of all windows, `clips` (W,) number the clip that each comes from, from 0, and
         `identities` (N,) are the clips'; `types` (I,) are the types of all identities.
         """
-        options = {
+        options: dict[type, dict[str, Any]] = {
             NearestNeighbour: {"neighbours": neighbours},
             GaussianMixture: {"components": components, "seed": seed},
         }

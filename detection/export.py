@@ -54,6 +54,8 @@ def export_onnx(detector: Detector, path: Path) -> None:
         dynamo=True,
         verbose=False,
     )
+    if program is None:  # which it is for another exporter than dynamo's
+        raise ValueError("torch exported no program")
     model = program.model_proto
     thresholds = {name: detector.threshold(name) for name in detector.identities}
     described = {

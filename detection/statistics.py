@@ -29,6 +29,8 @@ class ModulationStatistics(nn.Module):
     """
 
     BANDS, RATES = 16, 16
+    cosine: Tensor
+    sine: Tensor
 
     def __init__(self, frames: int):
         super().__init__()

@@ -17,6 +17,7 @@ from scipy.ndimage import uniform_filter
 
 from audio.mels import mel_centres
 from audio.scale import fill
+from detection.backends import Mahalanobis
 from detection.detector import Detector, Measured, Verdict, Window
 from detection.reconstruction import masked_reconstruction_error
 
@@ -68,8 +69,10 @@ def why(detector: Detector, measured: Measured, verdict: Verdict, seed: int = 0)
 
 def _as_usual(detector: Detector, sound: torch.Tensor, number: int) -> torch.Tensor:
     """`sound` (F, M) with each mel bin's mean and deviation over time those of the machine's training recordings."""
-    means = detector.ensemble.backends["logmel_mahalanobis"].means[number]  # (3 M,), see `MomentStatistics`
-    mean, deviation, _ = means.reshape(3, -1)
+    backend = detector.ensemble.backends["logmel_mahalanobis"] if detector.ensemble else None
+    if not isinstance(backend, Mahalanobis):
+        raise ValueError("the detector was not fitted")
+    mean, deviation, _ = backend.means[number].reshape(3, -1)  # (3 M,), see `MomentStatistics`
     level = 0.0 if detector.representations.scale.level == "keep" else sound.mean()
     centred = sound - sound.mean(dim=0)
     return centred / sound.std(dim=0, correction=0).clamp(min=1e-3) * deviation + mean + level

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -197,7 +198,7 @@ def decide(table: pd.DataFrame, system: str, detector: Detector) -> list[dict]:
         backend = detector.deciding(machine) if system == detector.settings.backend else system
         calibration = fitted[number] if fitted else detector.calibration(machine, backend)
         threshold, promise = calibration.threshold(alpha), expected(calibration.n, calibration.alpha(alpha))
-        row = dict(zip(("machine_type", "machine_id"), machine.split("/"), strict=True))
+        row: dict[str, Any] = dict(zip(("machine_type", "machine_id"), machine.split("/"), strict=True))
         row |= {"backend": backend, "threshold": threshold, "n": calibration.n, "calibration": calibration.source}
         row |= {"promised": promise.mean, "promised_high": promise.high}
         for condition, figure in (("normal", "measured"), ("anomaly", "caught")):
@@ -245,7 +246,7 @@ def compare(summary: dict[str, dict]) -> dict[str, dict[str, float]]:
     return rows
 
 
-def headline_metrics(summary: dict[str, dict], headline: str) -> dict[str, dict[str, float]]:
+def headline_metrics(summary: dict[str, dict], headline: str) -> dict[str, dict]:
     """What decides between two runs, as metrics/score.json holds it.
 
     AUC and pAUC of the headline, their average and a machine type's, where there are any; the false alarms that were

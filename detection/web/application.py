@@ -163,13 +163,14 @@ def _judge(judge: Judge, received: Path, name: str, folder: Path, number: str) -
         judgement = judge(received, name)
     log.info("%s", judgement.line())
     said = judgement.as_json() | {"number": number, "line": judgement.line(), "sound": False, "picture": False}
-    if (verdict := judgement.verdict) is None:
+    verdict, measured = judgement.verdict, judgement.measured
+    if verdict is None or measured is None:
         return said | {"error": printable(judgement.error)}
     keep: dict[str, tuple[str, Callable[[Path], None]]] = {
         "sound": (".wav", functools.partial(_keep_sound, received, judge)),
         "picture": (
             ".png",
-            lambda path: draw(judge.detector, judgement.measured, verdict, path, judgement.name),
+            lambda path: draw(judge.detector, measured, verdict, path, judgement.name),
         ),
     }
     for what, (suffix, write) in keep.items():
