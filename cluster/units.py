@@ -145,7 +145,11 @@ class _Crew:
             if not self._waiting and not any(worker.unit for worker in self._busy.values()):
                 return
             self._complain()
-            done, _ = ray.wait(list(self._busy), timeout=LOOK_SECONDS) if self._busy else ([], time.sleep(LOOK_SECONDS))
+            done: list = []
+            if self._busy:
+                done, _ = ray.wait(list(self._busy), timeout=LOOK_SECONDS)
+            else:
+                time.sleep(LOOK_SECONDS)
             for reference in done:
                 worker = self._busy.pop(reference)
                 unit, worker.unit = worker.unit, None
@@ -172,7 +176,8 @@ class _Crew:
             result = ray.get(reference)
         except RayTaskError as error:  # raised by the unit; the worker is as good as before
             self._idle.append(worker)
-            self._again(unit, str(error.cause).strip() or type(error.cause).__name__)
+            if unit:
+                self._again(unit, str(error.cause).strip() or type(error.cause).__name__)
         except RayError as error:  # the worker is lost
             ray.kill(worker.actor)
             alive = isinstance(error, ActorDiedError) and worker.node in self._nodes()
@@ -223,7 +228,7 @@ class _Crew:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         place = NodeAffinitySchedulingStrategy(node, soft=False)
-        actor = ray.remote(_Actor).options(scheduling_strategy=place, **share).remote(self._make)
+        actor: Any = ray.remote(_Actor).options(scheduling_strategy=place, **share).remote(self._make)
         self._busy[actor.ready.remote()] = _Worker(node, actor)
 
     def _complain(self) -> None:
