@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -104,7 +105,7 @@ def enrol(detector: Detector, machine_type: str, machine_id: str, heard: Sequenc
 
 def _with_machine(arrays: Arrays, neighbour: int | None) -> Arrays:
     """The arrays of an ensemble with one more machine, of which nothing is known yet."""
-    grown = {}
+    grown: Arrays = {}
     for name in BACKENDS:
         prefix = f"backends.{name}."
         own = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
@@ -138,7 +139,7 @@ def _taken_in(
     heard: Sequence[Heard],
     kept: float,
     others: Recordings,
-    what: str,
+    what: Literal["calibrated", "enrolled"],
 ) -> Detector:
     if len(heard) < FEWEST:
         raise ValueError(f"{len(heard)} recording, at least {FEWEST} are needed")

@@ -33,7 +33,7 @@ def third_party(files: list[Path]) -> set[str]:
                 names |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names.add(node.module.split(".")[0])
-    return names - set(sys.stdlib_module_names) - {*PACKAGES, "experiments", "benchmarks", "tests", "detect"}
+    return names - set(sys.stdlib_module_names) - {*PACKAGES, "experiments", "benchmarks", "docs", "tests", "detect"}
 
 
 @pytest.mark.parametrize("folders", [(*PACKAGES, "experiments"), ("benchmarks", "tests")])
