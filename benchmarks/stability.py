@@ -64,7 +64,6 @@ def measure(data: Path) -> list[dict]:
     """A row per change."""
     detector = Detector.load(data / "detector")
     manifest = pd.read_csv(data / "raw/manifest.csv").query("split == 'test'").reset_index(drop=True)
-    raw, rate = data / "raw", SAMPLE_RATE
     rows, before = [], None
     for name, change in tqdm(CHANGES.items(), disable=None):
         verdicts = [

@@ -75,10 +75,9 @@ def table4(published: pd.DataFrame, figures: dict, pooled: dict, again: dict[str
     for system, cells in trained_here.items():  # without a row of its own
         row = {"system": system, "about": "", "cells": _cells({}, None), "ours": False}
         groups["per-id"].append(row | {"again": cells})
-    mean = {"auc": figures["pooled"]["auc"], "pauc": figures["pooled"]["pauc"]}
     for group, system, own, average in (
-        ("per-id", "This run", figures, figures["average"]),
-        ("pooled", "This run, pooled", pooled, mean),
+        ("per-id", "This run", figures, figures.get("average")),
+        ("pooled", "This run, pooled", pooled, figures.get("pooled")),
     ):
         row = {"system": system, "about": "", "cells": _cells(own, average), "ours": True, "again": None}
         groups[group].append(row)

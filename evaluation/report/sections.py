@@ -17,7 +17,7 @@ from evaluation.report.decisions import decisions
 from evaluation.report.published import TYPES, is_dcase2020, table4
 from evaluation.report.run import Run
 from evaluation.report.sound import Picture, audible_gain, in_words, picture, player, salient
-from evaluation.systems import NAMES, NETWORKS, PEERS
+from evaluation.systems import BACKENDS, NAMES, NETWORKS, PEERS
 from model.batches import mask_time_and_frequency
 
 REPEATS = 12  # random masks of a clip whose surprising places are shown
@@ -57,11 +57,8 @@ def sections(run: Run) -> dict:
         "average": average,
         "types": types,
         "machines": machines,
-        "watched": plots.svg(
-            plots.watched([_row(one) for one in (average, *types)], list(average.references)),
-            "AUC with 95 % interval: " + "; ".join(f"{one.name} {one.auc:.2f}" for one in (average, *types)),
-        ),
-        "quantile": 1 - run.detector.settings.false_alarms,
+        "watched": watched([each for each in (average, *types) if each.auc is not None]),
+        "false_alarms": run.detector.settings.false_alarms,
         "corpus": corpus(run),
         "norm_pix": run.detector.config["norm_pix_loss"],
         "systems": systems(run.summary, types),
@@ -94,8 +91,7 @@ def sections(run: Run) -> dict:
 def check(run: Run) -> None:
     """Raises ValueError naming the first clip or identity by which the parts of the run do not belong together."""
     corpus_clips = run.manifest["clip"]
-    training = (run.manifest["split"] == "train") & (run.manifest["condition"] == "normal")
-    scored = corpus_clips[training | (run.manifest["split"] == "test")]
+    scored = corpus_clips[(run.manifest["split"] == "test") | (run.manifest["condition"] == "normal")]
     originals = run.features.index[run.features.index["kind"] == "original"]
     for name, clips, expected in (
         ("features", originals["clip"], corpus_clips),
@@ -106,18 +102,20 @@ def check(run: Run) -> None:
             raise ValueError(f"the {name} have the clip {stray[0]}, which the corpus has not: they are of another run")
         if missing := sorted(set(expected) - set(clips)):
             raise ValueError(f"the {name} lack the clip {missing[0]} of the corpus: they are of another run")
-    expected_systems = {*NAMES, *run.summary["systems"]} - (set(PEERS) - set(run.summary["systems"]))
+    named = {name for name in NAMES if name in run.detector.backends or name not in (*BACKENDS, *PEERS)}
+    expected_systems = named | set(run.summary["systems"])
     for name in sorted(expected_systems):
         if name not in run.scores or name not in run.summary["systems"]:
             raise ValueError(f"the scores have no column {name}, or its summary is missing: run the score stage again")
     test = run.scores[run.scores["split"] == "test"]
     metrics.check_trained(run.detector.identities, test)
     for name in sorted(expected_systems):
-        figures = metrics.evaluate(test, name)  # names a NaN, or the machine that lacks a class
+        figures = metrics.evaluate(test, name)  # names a NaN
         summarised = run.summary["systems"][name]["figures"]
-        if figures.keys() != summarised.keys() or abs(figures["average"]["auc"] - summarised["average"]["auc"]) > 1e-9:
+        differ = figures.keys() != summarised.keys()
+        if differ or (figures and abs(figures["average"]["auc"] - summarised["average"]["auc"]) > 1e-9):
             raise ValueError(f"the summary of {name} is not of these scores: it is of another run")
-    if run.embeddings["logits"].shape[1] != len(run.detector.identities):
+    if "logits" in run.embeddings and run.embeddings["logits"].shape[1] != len(run.detector.identities):
         raise ValueError(
             f"the embeddings have {run.embeddings['logits'].shape[1]} identities, "
             f"the detector {len(run.detector.identities)}: they are of another run"
@@ -142,12 +140,20 @@ def corpus(run: Run) -> dict:
     return {"rows": rows, "total": total}
 
 
+def watched(machines: list[Machines]) -> str:
+    """How well each type is watched, as a picture; empty where there are no anomalies to tell by."""
+    if not machines:
+        return ""
+    figure = plots.watched([_row(each) for each in machines], list(machines[0].references))
+    return plots.svg(figure, "AUC with 95 % interval: " + "; ".join(f"{each.name} {each.auc:.2f}" for each in machines))
+
+
 def systems(summary: dict, types: list[Machines]) -> list[dict]:
     """Every back-end and reference side by side: AUC and pAUC per machine type and on average."""
     rows = []
     for name, said in summary["systems"].items():
         figures = said["figures"]
-        cells = [figures[one.name] for one in types] + [figures["average"]]
+        cells = [figures.get(name) for name in (*(each.name for each in types), "average")]
         rows.append({"key": name, "name": NAMES[name], "cells": cells, "reference": name not in NETWORKS})
     return rows
 
@@ -303,7 +309,8 @@ def maps(run: Run) -> dict:
     """Figures 3 and 4: t-SNE of the pretrained embedding, all types together, and of the fine-tuned one, by type."""
     about = run.scores.set_index("clip").loc[list(run.embeddings["clip"])].reset_index()
     anomaly = (about["condition"] == "anomaly").to_numpy()
-    rows = np.arange(len(about))
+    shown = (about["split"] != "calibration").to_numpy()  # more of the same
+    rows = np.flatnonzero(shown)
     if len(rows) > MOST_POINTS:
         rows = np.sort(np.random.default_rng(run.seed).choice(rows, MOST_POINTS, replace=False))
     placed = _tsne(run.embeddings["pretrained"][rows], run.seed)
@@ -313,7 +320,9 @@ def maps(run: Run) -> dict:
         for name, keep in (("Normal clips", ~crosses), ("Normal and anomalous clips", np.full(len(rows), True)))
     ]
     finetuned = []
-    for name, part in about.groupby("machine_type"):
+    for name, part in about[shown].groupby("machine_type"):
+        if "finetuned" not in run.embeddings:
+            break
         own = part.index.to_numpy()
         if len(own) < FEWEST_POINTS:
             continue
@@ -321,11 +330,13 @@ def maps(run: Run) -> dict:
         placed = _tsne(run.embeddings["finetuned"][own], run.seed)
         figure = plots.scatter(placed, about["machine_id"].to_numpy()[own], anomaly[own])
         finetuned.append({"name": name, "svg": plots.svg(figure, f"t-SNE of the fine-tuned embedding of {name}")})
-    return {"pretrained": pretrained, "finetuned": finetuned, "points": len(rows), "of": len(about)}
+    return {"pretrained": pretrained, "finetuned": finetuned, "points": len(rows), "of": int(shown.sum())}
 
 
-def confusion(run: Run) -> dict:
-    """For which identity the normal test clips of each identity are taken."""
+def confusion(run: Run) -> dict | None:
+    """For which identity the normal test clips of each identity are taken; None where there is one machine alone."""
+    if "logits" not in run.embeddings:
+        return None
     about = run.scores.set_index("clip").loc[list(run.embeddings["clip"])].reset_index()
     rows = about[(about["split"] == "test") & (about["condition"] == "normal")].index
     own = (about["machine_type"] + "/" + about["machine_id"]).loc[rows]

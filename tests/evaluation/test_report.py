@@ -2,6 +2,7 @@
 
 import base64
 import io
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,10 @@ PUBLISHED = published.read_published(ROOT / "corpora/published_dev.csv")
 
 
 def machines(auc: float, low: float, reference: float, name: str = "fan") -> answer.Machines:
-    return answer.Machines(name, name, auc, 0.5, low, 1.0, {"level": 0.4, "neighbour": reference}, 0.7, 0.1, 1, 1, 9, 9)
+    return answer.Machines(
+        name=name, type=name, auc=auc, pauc=0.5, low=low, high=1.0, references={"level": 0.4, "neighbour": reference},
+        promised=0.1, promised_high=0.15, calibration=19, caught=0.7, alarms=0.12, normal=50, anomalous=9,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -46,7 +50,17 @@ def test_the_details_name_where_the_model_is_ahead():
     )
     assert "Best watched is fan (90), worst pump (60)" in told
     assert "ahead of every simple method on 1 of 2 machine types (fan)" in told
-    assert "70 % of the anomalous recordings raise an alarm, and so do 10 % of the normal ones" in told
+    assert (
+        "70 % of the faulty recordings raise an alarm. Of healthy recordings 10 % were promised to, 12 % did." in told
+    )
+
+
+def test_without_anomalies_the_answer_is_about_false_alarms():
+    average = replace(machines(0.9, 0.8, 0.7, "average"), auc=None, low=None, high=None, references={}, caught=None)
+    said = answer.sentence(average)
+    assert said.startswith("Of 50 healthy recordings that nothing was fitted to, 6 raise an alarm.")
+    assert average.verdict[1] == "no anomalies to test on"
+    assert answer.details(average, [average]) == "Of healthy recordings 10 % were promised to, 12 % did."
 
 
 def table(types: dict[str, set[str]], normal: int, anomalous: int) -> pd.DataFrame:
