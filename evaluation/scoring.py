@@ -50,12 +50,12 @@ def in_threads(function: Callable, items: Iterable) -> Iterator:
 def scored_clips(features: Features) -> pd.DataFrame:
     """Training and calibration normals and test clips, originals only.
 
-    Their COLUMNS, sha256, and `row`, their number for `Features.read`.
+    Their COLUMNS, sha256, domain, and `row`, their number for `Features.read`.
     """
     index = features.index
     healthy = index["split"].isin(["train", "calibration"]) & (index["condition"] == "normal")
     chosen = (index["kind"] == "original") & (healthy | (index["split"] == "test"))
-    clips = index.loc[chosen, [*COLUMNS, "sha256"]].assign(row=np.flatnonzero(chosen))
+    clips = index.loc[chosen, [*COLUMNS, "sha256", "domain"]].assign(row=np.flatnonzero(chosen))
     return clips.sort_values("clip", ignore_index=True)
 
 
@@ -246,12 +246,12 @@ def compare(summary: dict[str, dict]) -> dict[str, dict[str, float]]:
     return rows
 
 
-def headline_metrics(summary: dict[str, dict], headline: str) -> dict[str, dict]:
+def headline_metrics(summary: dict[str, dict], headline: str, of_domains: dict) -> dict[str, dict]:
     """What decides between two runs, as metrics/score.json holds it.
 
     AUC and pAUC of the headline, their average and a machine type's, where there are any; the false alarms that were
     promised and measured, and the share of anomalies caught; and the averages of the paper's score and of what each
-    network is worth by itself.
+    network is worth by itself; and `of_domains`, see `evaluation.domains`, where clips have domains.
     """
     figures = summary[headline]["figures"]
     shown = {
@@ -264,7 +264,7 @@ def headline_metrics(summary: dict[str, dict], headline: str) -> dict[str, dict]
     others = {name: {"auc": averages[name]["auc"]} for name in BESIDE if "auc" in averages.get(name, {})}
     if "negative_log_probability" in others:
         others["negative_log_probability"]["pauc"] = averages["negative_log_probability"]["pauc"]
-    return shown | {"false_alarms": promise} | {"beside": others}
+    return shown | {"false_alarms": promise, "beside": others} | ({"domains": of_domains} if of_domains else {})
 
 
 def write_scores(folder: Path, table: pd.DataFrame, backend: str, embeddings: dict, summary: dict) -> None:

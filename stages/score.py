@@ -11,7 +11,7 @@ from audio.features import Features
 from detection.detector import Detector
 from detection.folder import Description, Machine, Settings
 from detection.names import BACKENDS
-from evaluation import metrics
+from evaluation import domains, metrics
 from evaluation.scoring import (
     COLUMNS,
     check,
@@ -60,7 +60,8 @@ def run(params: Declared, root: Path = Path()) -> None:
     write_json(root / SCORES / "peers.json", keys)  # so that the store knows what this run needs
     detector.save(root / DETECTOR)
     comparison = compare(summary)
-    write_json(root / METRICS / "score.json", _rounded(headline_metrics(summary, headline)))
+    of_domains = domains.evaluate(table.assign(domain=clips["domain"])[table["split"] == "test"], headline)
+    write_json(root / METRICS / "score.json", _rounded(headline_metrics(summary, headline, of_domains)))
     write_json(root / METRICS / "comparison.json", {"headline": headline} | _rounded(comparison))
     write_json(root / METRICS / "peers.json", costs)
     curves = metrics.roc(table[table["split"] == "test"], headline)

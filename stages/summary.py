@@ -7,7 +7,7 @@ from pathlib import Path
 from evaluation.systems import NAMES, REFERENCES
 from stages.paths import METRICS, REPORT
 
-NO_TYPES = ("average", "false_alarms", "beside")  # keys of score.json that are no machine types
+NO_TYPES = ("average", "false_alarms", "beside", "domains")  # keys of score.json that are no machine types
 
 
 def summary(metrics: Path = METRICS, report: Path = REPORT) -> str:
@@ -26,6 +26,8 @@ def summary(metrics: Path = METRICS, report: Path = REPORT) -> str:
             "  " + ", ".join(f"{name} {auc:.2f}" for name, auc in types.items()),
             "  for comparison: " + ", ".join(f"{NAMES[name]} {systems[name]['auc']:.3f}" for name in beside),
         ]
+    if of_domains := figures.get("domains"):
+        lines.append(f"harmonic mean over sections and domains, as DCASE ranks: {of_domains['harmonic_mean']:.3f}")
     alarms = figures["false_alarms"]
     if "measured" in alarms:
         lines.append(

@@ -181,6 +181,17 @@ def test_without_any_anomaly_false_alarms_are_what_is_said(corpus):
     assert "NaN" not in (corpus / "data" / "scores" / "summary.json").read_text()
 
 
+def test_clips_of_domains_get_the_figures_that_dcase_ranks_by(corpus):
+    def divided(index):
+        return index.assign(domain=["source" if number % 2 else "target" for number in range(len(index))])
+
+    edit_index(corpus, divided)
+    score.run(score_params(), corpus)
+    found = json.loads((corpus / "metrics" / "score.json").read_text())["domains"]
+    assert set(found) == {"harmonic_mean", "fan", "pump"}
+    assert set(found["pump"]["id_00"]) == {"auc_source", "auc_target", "pauc"}
+
+
 def test_a_single_machine_is_judged_without_labels(corpus):
     edit_index(corpus, lambda index: index[index["machine_type"] == "pump"])
     config = json.loads((corpus / "data" / "finetuned" / "config.json").read_text())
