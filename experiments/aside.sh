@@ -16,6 +16,7 @@ for word in "$@"; do
 done
 tag=""
 if [ $# -gt 0 ]; then tag=$(printf '%s\n' "${given[@]}" | cksum | cut -d ' ' -f 1); fi
+python -m stages.store --sweep  # killed experiments leave a copy of the workspace each
 finished=$(dvc exp list --names-only)
 
 # experiment NAME SEED OVERRIDES...

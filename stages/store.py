@@ -26,13 +26,11 @@ import yaml
 from pydantic import ValidationError
 
 from audio.dcase2020 import read_archives
-from audio.logmel import LogMelSettings
 from stages.command import duration_key
-from stages.logmel_feature import front_end_key
 from stages.params import Params
 from stages.paths import AUGMENTED, SCORES
-from stages.report import STAGES
 from storage.files import sweep
+from storage.imports import ROOT
 from storage.store import Store, store_folder
 
 DAY = 24 * 3600.0  # seconds
@@ -95,11 +93,13 @@ def named(clones: list[Path]) -> Named:
 
 
 def _cache(clone: Path) -> Path:
-    command = [sys.executable, "-m", "dvc", "cache", "dir"]
-    done = subprocess.run(command, cwd=clone, capture_output=True, text=True)
-    if done.returncode:
-        raise ValueError(f"{clone} is no DVC repository: {done.stderr.strip().splitlines()[-1]}")
-    return clone / done.stdout.strip() / "files" / "md5"
+    from dvc.exceptions import NotDvcRepoError  # slow to import, and a sweep can do without
+    from dvc.repo import Repo
+
+    try:
+        return Path(Repo(str(clone)).cache.local.path)
+    except NotDvcRepoError:
+        raise ValueError(f"{clone} is no DVC repository") from None
 
 
 def _add_from_output(
@@ -137,6 +137,9 @@ def _keys_of_list(path: Path) -> set[str]:
 
 def _add_from_params(found: Named, stages: dict, clone: Path) -> None:
     """Add what follows from a lock file's params, unless they are of another version, which finds nothing of this."""
+    from audio.logmel import LogMelSettings  # loads torch, which a sweep can do without
+    from stages.logmel_feature import front_end_key
+
     values: dict = {}
     # The report's are those of all stages, but an experiment may not have drawn it: the others' own come after it.
     for stage in sorted(stages, reverse=True, key=lambda name: name == "report"):
@@ -148,7 +151,8 @@ def _add_from_params(found: Named, stages: dict, clone: Path) -> None:
     except ValidationError:
         return
     found.names["features"].add(front_end_key(LogMelSettings(**params.logmel.model_dump())))
-    found.names["durations"] |= {duration_key(stage, params, Path()) for stage in STAGES}
+    known = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    found.names["durations"] |= {duration_key(stage, params, ROOT) for stage in known}
     table = clone / params.corpus.path
     if table.suffix == ".csv" and table.is_file():
         found.names["archives"] |= {archive.stored for archive in read_archives(table)}
@@ -219,14 +223,14 @@ def _idle(folder: Path) -> float:
     return time.time() - max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("clones", nargs="*", type=Path, help="other clones whose lock files count, too")
     parser.add_argument("--prune", action="store_true", help="remove what no lock file names")
     parser.add_argument("--dry-run", action="store_true", help="list what --prune would remove, and remove nothing")
     parser.add_argument("--sweep", action="store_true", help="remove what killed runs left half-written, nothing else")
     parser.add_argument("--days", type=float, default=7, help="what is younger stays (default: 7)")
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stderr)
     try:
         run(asked.clones, asked.prune, asked.dry_run, asked.sweep, asked.days)

@@ -17,6 +17,7 @@ from evaluation.systems import NAMES, PEERS
 from experiments import table
 from stages.command import duration_key, durations
 from stages.params import Params, Score
+from storage.imports import PACKAGES
 from tests.conftest import ROOT
 
 SCRIPTS = sorted((ROOT / "experiments").glob("*.sh"))
@@ -63,7 +64,7 @@ def run_script(
     for file in (ROOT / "experiments").iterdir():
         if file.is_file():
             (folder / "experiments" / file.name).write_bytes(file.read_bytes())
-    for part in ("detection", "evaluation", "storage", "model", "audio", "stages", "corpora", "dvc.yaml"):
+    for part in (*PACKAGES, "corpora", "dvc.yaml"):
         (folder / part).symlink_to(ROOT / part)
     (folder / "metrics").mkdir()
     (folder / table.SCORE).write_text(json.dumps(score(0.9)))
@@ -79,6 +80,7 @@ def run_script(
         "SHOWN": str(folder / "shown.json"),
         "LISTED": str(folder / "listed"),
         "AUDIOLDM_REVISION": REVISION,
+        "RCMAE_STORE": str(folder / "store"),
     }
     command = ["bash", str(folder / "experiments" / name), *arguments]
     done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
