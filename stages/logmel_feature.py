@@ -11,7 +11,7 @@ from audio.features import FeatureWriter
 from audio.logmel import LogMelSettings, log_mel
 from cluster.units import address
 from stages.command import main
-from stages.params import Declared
+from stages.params import Declared, LogMel
 from stages.paths import AUGMENTED, FEATURES, RAW
 from storage.memory import keep_freed_memory
 from storage.segments import Segments
@@ -26,7 +26,7 @@ def run(
     processes: int = os.cpu_count() or 1,
 ) -> None:
     """Write the feature store `out` of the clips in `raw` and `augmented`."""
-    settings = LogMelSettings(**{field.name: getattr(params.logmel, field.name) for field in fields(LogMelSettings)})
+    settings = settings_of(params.logmel)
     segments = Segments(store_folder("features") / front_end_key(settings))
     keep_freed_memory()
     clips = sources(raw, augmented)
@@ -39,6 +39,11 @@ def run(
         for batch, places in made:
             for source, spectrogram in zip(batch, segments.read(places), strict=True):
                 writer.add(source.clip, source.kind, source.view, spectrogram)
+
+
+def settings_of(logmel: Declared | LogMel) -> LogMelSettings:
+    """Those of the params group `logmel` that decide on a spectrogram."""
+    return LogMelSettings(**{field.name: getattr(logmel, field.name) for field in fields(LogMelSettings)})
 
 
 def front_end_key(settings: LogMelSettings) -> str:

@@ -27,7 +27,7 @@ from pydantic import ValidationError
 
 from audio.dcase2020 import read_archives
 from stages.command import duration_key
-from stages.params import Params
+from stages.params import Params, read
 from stages.paths import AUGMENTED, SCORES
 from storage.files import sweep
 from storage.imports import ROOT
@@ -136,21 +136,24 @@ def _keys_of_list(path: Path) -> set[str]:
 
 
 def _add_from_params(found: Named, stages: dict, clone: Path) -> None:
-    """Add what follows from a lock file's params, unless they are of another version, which finds nothing of this."""
-    from audio.logmel import LogMelSettings  # loads torch, which a sweep can do without
-    from stages.logmel_feature import front_end_key
+    """Add what follows from a lock file's params. Those of today stand in for what an earlier version did not have."""
+    from stages.logmel_feature import front_end_key, settings_of  # loads torch, which a sweep can do without
 
-    values: dict = {}
+    values = read(ROOT / "params.yaml").model_dump()
     # The report's are those of all stages, but an experiment may not have drawn it: the others' own come after it.
     for stage in sorted(stages, reverse=True, key=lambda name: name == "report"):
         for key, value in stages[stage].get("params", {}).get("params.yaml", {}).items():
             group, _, name = key.partition(".")
-            values[group] = values.get(group, {}) | {name: value} if name else value
+            if isinstance(values.get(group), dict):
+                of_group = {name: value} if name else value
+                values[group] |= {name: value for name, value in of_group.items() if name in values[group]}
+            elif group in values:
+                values[group] = value
     try:
         params = Params.model_validate(values)
     except ValidationError:
-        return
-    found.names["features"].add(front_end_key(LogMelSettings(**params.logmel.model_dump())))
+        return  # values that are no longer allowed
+    found.names["features"].add(front_end_key(settings_of(params.logmel)))
     known = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     found.names["durations"] |= {duration_key(stage, params, ROOT) for stage in known}
     table = clone / params.corpus.path

@@ -12,16 +12,15 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
-from audio.logmel import LogMelSettings
 from stages import store as command
 from stages.command import duration_key
-from stages.logmel_feature import front_end_key
+from stages.logmel_feature import front_end_key, settings_of
 from stages.params import read
 from storage.store import Store, store_folder
 from tests.conftest import ROOT
 
 PARAMS = read(ROOT / "params.yaml")
-FRONT_END = front_end_key(LogMelSettings(**PARAMS.logmel.model_dump()))
+FRONT_END = front_end_key(settings_of(PARAMS.logmel))
 OLD = time.time() - 30 * command.DAY
 
 
@@ -51,6 +50,7 @@ class Clone:
         self.cached(f"{mark}3.dir", json.dumps([{"relpath": "peers.json", "md5": f"{mark}4"}]))
         self.cached(f"{mark}4", json.dumps(peers))
         values = yaml.safe_load((ROOT / "params.yaml").read_text())
+        values["logmel"] |= {"of_an_earlier_version": 1}
         stages = {
             "diffusion-augment": {
                 "params": {"params.yaml": {"augment.t0": values["augment"]["t0"]}},

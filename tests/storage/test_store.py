@@ -159,9 +159,11 @@ def test_a_full_disk_is_one_line_with_the_entry_and_what_was_there_stays(tmp_pat
 
 
 def test_code_is_that_of_the_functions_module_and_of_all_that_it_imports(tmp_path):
-    for package in ("audio", "storage"):
-        shutil.copytree(ROOT / package, tmp_path / package)
-    command = "import audio.features as f, storage.store as s; print(s.code_of(f.FeatureWriter))"
+    shutil.copytree(ROOT / "storage", tmp_path / "storage")
+    (tmp_path / "audio").mkdir()
+    for name, imports in (("a", "from audio.b import x"), ("b", "from storage.files import sha256; x = 1"), ("c", "")):
+        (tmp_path / "audio" / f"{name}.py").write_text(f"{imports}\ndef f(): pass\n")
+    command = "import audio.a, storage.store; print(storage.store.code_of(audio.a.f))"
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
 
     def code() -> str:
@@ -175,10 +177,12 @@ def test_code_is_that_of_the_functions_module_and_of_all_that_it_imports(tmp_pat
     first = code()
     edit("storage/files.py")
     assert code() == first, "what only keeps has no say"
-    edit("audio/clips.py")
+    edit("audio/c.py")
     assert code() == first, "it does not import this"
-    edit("audio/logmel.py")
-    assert code() != first
+    edit("audio/b.py")
+    second = code()
+    edit("audio/a.py")
+    assert len({first, second, code()}) == 3
 
 
 def test_the_keys_of_spectrograms_and_clips_are_those_of_before():
