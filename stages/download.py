@@ -1,5 +1,9 @@
-"""Bring the corpus to data/raw: synthetic machines, the DCASE 2020 archives, or one's own recordings."""
+"""Bring the corpus to data/raw: synthetic machines, the DCASE 2020 archives, or one's own recordings.
 
+`python -m stages.download --check [PATH]` tells in seconds what a corpus would become, and writes nothing.
+"""
+
+import argparse
 import logging
 import shutil
 from pathlib import Path
@@ -9,7 +13,7 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from audio.clips import SAMPLE_RATE, digest, read_clip, write_clip
-from audio.dcase2020 import fetch, read_archives, unpack
+from audio.dcase2020 import Archive, fetch, read_archives, unpack
 from audio.importing import Imported, import_recordings
 from audio.manifest import write_manifest
 from audio.recordings import Refusal
@@ -29,16 +33,18 @@ CLIP_BYTES = 200_000  # of a simulated clip as FLAC
 log = logging.getLogger(__name__)
 
 
-def synthetic(corpus: Corpus, out: Path) -> list[dict]:
-    """Write the clips of a description of synthetic machines below `out`; return the rows of the manifest."""
+def described(corpus: Corpus) -> tuple[Machines, list[ClipSpec]]:
+    """A description of synthetic machines, and the clips of it that are asked for."""
     machines = read_description(Path(corpus.path))
     specs = list(machines.clips())
     check_types(corpus.types, (spec.machine_type for spec in specs), Path(corpus.path))
-    specs = [
-        spec
-        for spec in specs
-        if spec.subset in corpus.subsets and spec.machine_type in (corpus.types or [spec.machine_type])
-    ]
+    types = corpus.types or [spec.machine_type for spec in specs]
+    return machines, [spec for spec in specs if spec.subset in corpus.subsets and spec.machine_type in types]
+
+
+def synthetic(corpus: Corpus, out: Path) -> list[dict]:
+    """Write the clips of a description of synthetic machines below `out`; return the rows of the manifest."""
+    machines, specs = described(corpus)
     check_corpus(
         ((spec.machine_type, spec.machine_id, spec.split, spec.condition) for spec in specs), Path(corpus.path)
     )
@@ -59,8 +65,8 @@ def _write(spec: ClipSpec, machines: Machines, out: Path) -> dict:
     return row | dict.fromkeys(("source", "domain", "attributes", "warnings"), "")
 
 
-def dcase2020(corpus: Corpus, out: Path) -> Imported:
-    """Fetch and unpack the archives of the table and import their recordings.
+def archives_of(corpus: Corpus) -> list[Archive]:
+    """The archives of the table that are asked for.
 
     The evaluation archives are never taken: their clips have no labels, so they can neither train nor test.
     """
@@ -68,9 +74,13 @@ def dcase2020(corpus: Corpus, out: Path) -> Imported:
     if not archives:
         raise ValueError(f"{corpus.path} lists no archive of corpus.subsets {', '.join(corpus.subsets)}")
     check_types(corpus.types, (one.machine_type for one in archives), Path(corpus.path))
-    archives = [one for one in archives if not corpus.types or one.machine_type in corpus.types]
+    return [one for one in archives if not corpus.types or one.machine_type in corpus.types]
+
+
+def dcase2020(corpus: Corpus, out: Path) -> Imported:
+    """Fetch and unpack the archives of the table and import their recordings."""
     unpacked = out / ".unpacked"
-    unpack(fetch(archives, store_folder("archives"), corpus.source, unpacked), unpacked)
+    unpack(fetch(archives_of(corpus), store_folder("archives"), corpus.source, unpacked), unpacked)
     return recordings(corpus, unpacked, out)
 
 
@@ -112,4 +122,13 @@ def run(params: Declared, raw: Path = RAW) -> None:
 
 
 if __name__ == "__main__":
-    main(run, "download")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--check", nargs="?", const="", metavar="PATH", help="tell what a corpus would become, and stop"
+    )
+    if (path := parser.parse_args().check) is None:
+        main(run, "download")
+    else:
+        from stages.check import check
+
+        check(path)
