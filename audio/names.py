@@ -38,7 +38,7 @@ def slugs(names: Iterable[str]) -> dict[str, str]:
     Where several names would share a slug, it goes to the name that is written like it, and the others get a hash.
 
     >>> slugs(["id_00", "Pump 3", "Pump-3"])
-    {'Pump 3': 'Pump-3-f8f3c1', 'Pump-3': 'Pump-3', 'id_00': 'id_00'}
+    {'Pump 3': 'Pump-3-59415f', 'Pump-3': 'Pump-3', 'id_00': 'id_00'}
     """
     alike = defaultdict(list)
     for name in sorted(set(names)):
