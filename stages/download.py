@@ -86,16 +86,8 @@ def dcase2020(corpus: Corpus, out: Path) -> Imported:
 
 def recordings(corpus: Corpus, folder: Path, out: Path) -> Imported:
     """Import a folder of recordings."""
-    return import_recordings(
-        folder,
-        out,
-        types=corpus.types,
-        subsets=corpus.subsets,
-        channel=corpus.channel,
-        split_seed=corpus.split_seed,
-        calibration_share=corpus.calibration_share,
-        on_bad_clip=corpus.on_bad_clip,
-    )
+    names = ("types", "subsets", "channel", "split_seed", "calibration_share", "on_bad_clip")
+    return import_recordings(folder, out, **{name: getattr(corpus, name) for name in names})
 
 
 def run(params: Declared, raw: Path = RAW) -> None:
