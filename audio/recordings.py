@@ -65,7 +65,7 @@ def piece_offsets(seconds: float) -> list[float]:
     """
     if seconds <= LONGEST_SECONDS:
         return [0.0]
-    whole, rest = divmod(seconds, CLIP_SECONDS)
+    whole, rest = divmod(seconds + 1e-6, CLIP_SECONDS)  # 30.95 is a little less than it says
     return [float(CLIP_SECONDS * number) for number in range(int(whole) + (rest >= SHORTEST_SECONDS))]
 
 

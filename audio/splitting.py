@@ -95,14 +95,13 @@ def _atoms(file: str, seconds: Mapping[str, float]) -> list[Atom]:
 
 def _units(recordings: list[Recording], seconds: Mapping[str, float]) -> Iterator[list[Atom]]:
     """What stays together, in the order of time: the clips of a recording, or of a series of pieces of one."""
-    series: dict[tuple[str, str], list[tuple[int, str]]] = defaultdict(list)
+    series: dict[tuple[str, str, str], list[tuple[int, str]]] = defaultdict(list)
     for one in recordings:
         folder, _, base = one.file.rpartition("/")
-        number = re.search(r"(\d+)\D*$", base.rsplit(".", 1)[0])
+        number = re.search(r"(\d+)(\D*)$", base.rsplit(".", 1)[0])
         # the recordings of a DCASE task are recordings of their own, whatever their numbers
         if number and not (one.split and one.number is not None):
-            stem = base[: number.start(1)]
-            series[folder, stem].append((int(number[1]), one.file))
+            series[folder, base[: number.start(1)], number[2]].append((int(number[1]), one.file))
         else:
             yield _atoms(one.file, seconds)
     for files in series.values():

@@ -216,3 +216,55 @@ def test_many_clips_are_packed_into_shards(run, recordings):
     assert files == {"clips-000000.tar", "shards.npy", "manifest.csv", "skipped.csv", "notes.txt"}
     for path, content in clips.items():
         assert (Folder(raw) / path.relative_to(raw).as_posix()).open("rb").read() == content
+
+
+def check_command(folder: Path, path: Path) -> subprocess.CompletedProcess:
+    """`--check` on a corpus, as a user runs it, in a folder that has just params.yaml and dvc.yaml."""
+    for name in ("params.yaml", "dvc.yaml"):
+        (folder / name).write_bytes((ROOT / name).read_bytes())
+    command = [sys.executable, "-m", "stages.download", "--check", str(path)]
+    return subprocess.run(
+        command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+
+
+def test_check_tells_all_and_writes_nothing(tmp_path):
+    corpus, here = tmp_path / "corpus", tmp_path / "here"
+    here.mkdir()
+    for machine, count in (("Pump 3A", 30), ("Lüfter", 6)):
+        (corpus / machine).mkdir(parents=True)
+        for number in range(count):
+            soundfile.write(corpus / machine / f"rec {number}.wav", np.zeros((48000, 2)), 48000)
+    (corpus / "Lüfter" / "bad").mkdir()
+    soundfile.write(corpus / "Lüfter" / "bad" / "x.wav", np.zeros(30), 16000)
+    (corpus / "Lüfter" / "bad" / "y.wav").write_bytes(b"no sound")
+    (corpus / "readme.txt").write_text("…")
+    ended = check_command(here, corpus)
+    said = ended.stdout
+    assert (ended.returncode, ended.stderr) == (1, "")
+    assert "1 machine types, 2 machines, 38 recordings, 0.01 h, 36 clips" in said
+    assert "sample rates: 48000 Hz (36 files), 16000 Hz (1 files); channels: 2 (36 files), 1 (1 files)" in said
+    rows = [line.split() for line in said.splitlines() if line.startswith("machine ")]
+    assert rows == [
+        ["machine", "Lüfter", "0.00", "5", "0", "1", "0"],
+        ["machine", "Pump", "3A", "0.01", "19", "5", "6", "0"],
+    ]
+    assert "kept together: machine Lüfter, machine Pump 3A" in said
+    assert "no sound files by their names: 1, readme.txt" in said
+    assert "a false-alarm rate of 0.1 from its calibration alone, which needs 9 clips: all machines" in said
+    assert "AUC, and the share of faults that is found, which need anomalies: all machines" in said
+    assert "Lüfter/bad/x.wav  0.00188 s, shorter than 0.95 s" in said
+    assert "Lüfter/bad/y.wav  cannot be decoded" in said
+    assert "the faults stop the run" in said
+    assert {path.name for path in here.iterdir()} == {"params.yaml", "dvc.yaml"}
+
+
+def test_check_knows_descriptions_archives_and_what_cannot_be(tmp_path):
+    ended = check_command(tmp_path, ROOT / "corpora" / "synthetic.yaml")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "6 machine types, 18 machines, 1080 recordings, 3.00 h" in ended.stdout
+    assert "it can be trained on" in ended.stdout
+    assert "12 archives: dev_data_fan.zip, " in check_command(tmp_path, ROOT / "corpora" / "dcase2020.csv").stdout
+    ended = check_command(tmp_path, tmp_path / "nothing")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == f"download: {tmp_path}/nothing does not exist\n"
