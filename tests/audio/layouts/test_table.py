@@ -1,7 +1,10 @@
 """clips.csv as people write it: which recordings it lists, and the line and column of what is wrong with it."""
 
+import unicodedata
+
 import pytest
 
+from audio.layouts.found import find_recordings
 from audio.layouts.table import in_table
 from audio.recordings import Recording, Refusal
 
@@ -71,6 +74,22 @@ def test_a_table_that_cannot_be_read_is_named(corpus, text, message):
     with pytest.raises(ValueError, match=r"clips\.csv") as error:
         corpus(text)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_unicode_of_a_mac_and_backslashes_find_their_files(corpus, tmp_path):
+    on_disk = unicodedata.normalize("NFD", "Lüfter 1.wav")
+    (tmp_path / on_disk).write_bytes(b"sound")
+    (tmp_path / "fan").mkdir()
+    (tmp_path / "fan" / "c.wav").write_bytes(b"sound")
+    first, second = corpus("file,id\nLüfter 1.wav,A\nfan\\c.wav,A\n")
+    assert (first.file, second.file) == (on_disk, "fan/c.wav")
+
+
+def test_files_that_the_table_does_not_list_are_told_of(corpus, tmp_path):
+    corpus("file,id\na.wav,A\n")
+    found = find_recordings(tmp_path)
+    assert [one.file for one in found.recordings] == ["a.wav"]
+    assert found.notes == ["1 sound files are not in clips.csv and are not taken"]
 
 
 def test_tables_from_the_field(field_files, tmp_path):
