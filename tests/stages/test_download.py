@@ -245,7 +245,7 @@ def test_check_tells_all_and_writes_nothing(tmp_path):
     assert "1 machine types, 2 machines, 38 recordings, 0.01 h, 36 clips" in said
     assert "sample rates: 48000 Hz (36 files), 16000 Hz (1 files); channels: 2 (36 files), 1 (1 files)" in said
     rows = [" ".join(line.split()) for line in said.splitlines() if line.startswith("machine ")]
-    assert rows == ["machine Lüfter 0.00 5 0 1 0", "machine Pump 3A 0.01 19 5 6 0"]
+    assert rows == ["machine Lüfter 0.00 4 0 2 0", "machine Pump 3A 0.01 19 5 6 0"]
     assert "kept together: machine Lüfter, machine Pump 3A" in said
     assert "no sound files by their names: 1, readme.txt" in said
     assert "a false-alarm rate of 0.1 from its calibration alone, which needs 9 clips: all machines" in said
