@@ -154,11 +154,11 @@ class Aadcl:
                 starts = random_windows(training.samples[own[chosen]], self.samples, rng)
                 waveforms = training.waveform_pieces(own[chosen], starts, self.samples)
                 classes = rng.integers(0, len(TRANSFORMATIONS), 2 * len(chosen))
-                views = [
+                spectrograms = [
                     transformed(waveform, TRANSFORMATIONS[which], self.front_end, rng)
                     for waveform, which in zip([*waveforms, *waveforms], classes, strict=True)
                 ]
-                views = training.standardised(np.stack(views)).astype(np.float32)
+                views = training.standardised(np.stack(spectrograms)).astype(np.float32)
                 yield torch.from_numpy(views), torch.from_numpy(classes)
 
         def loss(views: Tensor, classes: Tensor) -> Tensor:

@@ -41,15 +41,12 @@ class Step(nn.Module):
         self.shift = nn.Parameter(torch.zeros(channels, 1, 1))
         self.log_scale = nn.Parameter(torch.zeros(channels, 1, 1))
         self.mixing = nn.Parameter(nn.init.orthogonal_(torch.empty(channels, channels)))
+        last = nn.Conv2d(HIDDEN, channels, 3, padding=1)
+        for weights in last.parameters():  # at first a coupling changes nothing
+            nn.init.zeros_(weights)
         self.coupling = nn.Sequential(
-            nn.Conv2d(channels // 2, HIDDEN, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(HIDDEN, HIDDEN, 1),
-            nn.ReLU(),
-            nn.Conv2d(HIDDEN, channels, 3, padding=1),
+            nn.Conv2d(channels // 2, HIDDEN, 3, padding=1), nn.ReLU(), nn.Conv2d(HIDDEN, HIDDEN, 1), nn.ReLU(), last
         )
-        nn.init.zeros_(self.coupling[-1].weight)
-        nn.init.zeros_(self.coupling[-1].bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What x becomes, and the logarithm of the volume's change (B,)."""
@@ -68,11 +65,11 @@ class Glow(nn.Module):
 
     def __init__(self, identities: int):
         super().__init__()
-        self.levels, self.affine = nn.ModuleList(), nn.ParameterList()
+        self.steps, self.affine = nn.ModuleList(), nn.ParameterList()
         channels = 1
         for level in range(LEVELS):
             channels *= 4
-            self.levels.append(nn.ModuleList(Step(channels) for _ in range(STEPS)))
+            self.steps.extend(Step(channels) for _ in range(STEPS))
             apart = channels if level == LEVELS - 1 else channels // 2
             self.affine.append(nn.Parameter(0.01 * torch.randn(identities, 2, apart)))  # means and log scales
             channels = apart
@@ -80,9 +77,9 @@ class Glow(nn.Module):
     def latents(self, pieces: Tensor) -> tuple[list[Tensor], Tensor]:
         """The parts (B, C, H, W) of what the flow maps pieces to, and the logarithm of the volume's change (B,)."""
         x, parts, volume = pieces[:, None], [], pieces.new_zeros(len(pieces))
-        for level, steps in enumerate(self.levels):
+        for level in range(LEVELS):
             x = F.pixel_unshuffle(x, 2)
-            for step in steps:
+            for step in self.steps[level * STEPS : (level + 1) * STEPS]:
                 x, change = step(x)
                 volume = volume + change
             if level < LEVELS - 1:

@@ -83,6 +83,8 @@ class Block(nn.Module):
 class Spectrogram(nn.Module):
     """Waveforms (B, samples) to embeddings (B, 128), through a spectrogram of windows of `size` samples."""
 
+    window: Tensor
+
     def __init__(self, size: int):
         super().__init__()
         self.register_buffer("window", torch.hann_window(size))
@@ -113,6 +115,9 @@ class SubclusterAdaCos(nn.Module):
     training (equations 6 and 7 of AdaCos, Zhang et al. 2019): the larger the angles to the own centres still are, the
     smaller it is.
     """
+
+    centres: Tensor
+    scale: Tensor
 
     def __init__(self, identities: int):
         super().__init__()

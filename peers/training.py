@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ CHECKPOINT_SECONDS = 60.0  # between two checkpoints, at the end of an epoch
 LOG_SECONDS = 30.0  # between two lines of progress
 FOLDS = 5  # of the training clips, where they are scored by others
 
+Network = TypeVar("Network", bound=nn.Module)
+
 log = logging.getLogger(__name__)
 _drawing = threading.Lock()  # PyTorch initialises weights from one generator for all threads
 
@@ -26,7 +29,7 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:
+def seeded(seed: int, build: Callable[[], Network]) -> Network:
     """The network that `build` makes, with initial weights that depend on `seed` alone, whatever other threads do."""
     with _drawing, torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -25,7 +25,7 @@ def log_volume(function, x):
 
 def test_a_steps_change_of_volume_is_its_jacobians(flow):
     x = torch.randn(1, 4, 3, 2, dtype=torch.float64)
-    step = flow.levels[0][0]
+    step = flow.steps[0]
     assert isinstance(step, Step)
     assert step(x)[1].item() == pytest.approx(log_volume(lambda x: step(x)[0], x).item(), abs=1e-9)
 
