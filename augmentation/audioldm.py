@@ -250,10 +250,10 @@ class AudioLDM:
             else:
                 prediction = self.unet(batch, times, encoder_hidden_states=None, class_labels=embeddings[active]).sample
             self.evaluations += len(active)
-            for row, one in zip(active, prediction.split(1), strict=True):
+            for row, predicted in zip(active, prediction.split(1), strict=True):
                 x[row] = (
                     schedulers[row]
-                    .step(one, timesteps[row][step], x[row], eta=recipes[row].eta, generator=generators[row])
+                    .step(predicted, timesteps[row][step], x[row], eta=recipes[row].eta, generator=generators[row])
                     .prev_sample
                 )
         return torch.cat(x)
@@ -353,7 +353,7 @@ def _mel_to_bins() -> Tensor:
     centres = mel_frequencies(n_mels=AUDIOLDM_MELS + 2, fmin=0.0, fmax=SAMPLE_RATE / 2)[1:-1]
     bins = np.linspace(0, SAMPLE_RATE / 2, 513)
     return torch.from_numpy(
-        np.stack([np.interp(bins, centres, one) for one in np.eye(AUDIOLDM_MELS)]).astype(np.float32)
+        np.stack([np.interp(bins, centres, band) for band in np.eye(AUDIOLDM_MELS)]).astype(np.float32)
     )
 
 
@@ -407,9 +407,9 @@ def _join(mels: list[Tensor], starts: list[int]) -> Tensor:
 
 def _scheduler(scheduler: Any, steps: int) -> Any:
     """A scheduler of `scheduler`'s configuration that is set to `steps` steps."""
-    own = type(scheduler).from_config(scheduler.config)
-    own.set_timesteps(steps)
-    return own
+    fresh = type(scheduler).from_config(scheduler.config)
+    fresh.set_timesteps(steps)
+    return fresh
 
 
 def _load(folder: Path, name: str) -> Any:

@@ -72,9 +72,9 @@ def row(result: Audit) -> dict[str, float | bool]:
     return {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(result).items()}
 
 
-def _distance(one: torch.Tensor, other: torch.Tensor) -> float:
-    frames = min(len(one), len(other))
-    return float((one[:frames] - other[:frames]).abs().mean())
+def _distance(first: torch.Tensor, second: torch.Tensor) -> float:
+    frames = min(len(first), len(second))
+    return float((first[:frames] - second[:frames]).abs().mean())
 
 
 def _level(waveform: np.ndarray) -> float:

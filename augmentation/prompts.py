@@ -48,7 +48,7 @@ EXAMPLES = (  # shown to language models, and refused when they come back
 
 @dataclass(frozen=True)
 class Candidate:
-    """A text that wants to be a prompt."""
+    """A text that may become a prompt."""
 
     text: str
     id: str = ""  # empty: the place in the set names it
@@ -70,9 +70,9 @@ class Prompts:
         """Take the candidate if it passes the checks and there is room."""
         if self.complete:
             return
-        reason = refusal(candidate.text, [*EXAMPLES, *(one.text for one in self.accepted)])
+        reason = refusal(candidate.text, [*EXAMPLES, *(prompt.text for prompt in self.accepted)])
         if not reason:
-            factories = Counter(factory_of(one.text) for one in self.accepted)
+            factories = Counter(factory_of(prompt.text) for prompt in self.accepted)
             quota = math.ceil(self.count / KINDS)
             if factories[factory_of(candidate.text)] >= quota:
                 reason = f"{factory_of(candidate.text)} already has its {quota} prompts"
@@ -122,15 +122,15 @@ def refusal(text: str, others: Iterable[str] = ()) -> str | None:
         return "form: not `add … produced by … in … as they …`"
     if len(match["noise"].split()) < 2:
         return f"no quality: {match['noise']}"
-    own = _content(text)
+    content = _content(text)
     counts = Counter(re.findall(r"[a-z]+", text.lower()))
-    if repeated := [word for word in own if counts[word] > 2]:
+    if repeated := [word for word in content if counts[word] > 2]:
         return f"repetition: {repeated[0]}"
     for other in others:
-        theirs = _content(other)
-        if own == theirs:
+        others_content = _content(other)
+        if content == others_content:
             return f"duplicate: {other}"
-        if len(own & theirs) >= SIMILAR * len(own | theirs):
+        if len(content & others_content) >= SIMILAR * len(content | others_content):
             return f"near-duplicate: {other}"
     return None
 
@@ -160,10 +160,10 @@ def from_bank(bank: list[Candidate], seed: int) -> Iterator[Candidate]:
     def draw(text: str) -> bytes:
         return hashlib.sha256(f"{seed}\0{text}".encode()).digest()
 
-    kinds: dict[str, list[Candidate]] = {}
-    for candidate in sorted(bank, key=lambda one: draw(one.text)):
-        kinds.setdefault(factory_of(candidate.text), []).append(candidate)
-    for row in itertools.zip_longest(*(kinds[kind] for kind in sorted(kinds, key=draw))):
+    by_factory: dict[str, list[Candidate]] = {}
+    for candidate in sorted(bank, key=lambda candidate: draw(candidate.text)):
+        by_factory.setdefault(factory_of(candidate.text), []).append(candidate)
+    for row in itertools.zip_longest(*(by_factory[factory] for factory in sorted(by_factory, key=draw))):
         yield from (candidate for candidate in row if candidate)
 
 

@@ -200,9 +200,9 @@ def compared(rows: list[dict]) -> list[dict]:
     """The rows part by part, with time per clip, and both ratios to the smallest size."""
     result = []
     for part in dict.fromkeys(row["part"] for row in rows):
-        own = [row | {"ms/clip": 1e3 * row["s"] / row["clips"]} for row in rows if row["part"] == part]
-        first = own[0]
-        result += [row | {f"x {of}": row[of] / first[of] for of in ("ms/clip", "MB")} for row in own]
+        of_part = [row | {"ms/clip": 1e3 * row["s"] / row["clips"]} for row in rows if row["part"] == part]
+        first = of_part[0]
+        result += [row | {f"x {of}": row[of] / first[of] for of in ("ms/clip", "MB")} for row in of_part]
     return result
 
 

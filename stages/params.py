@@ -258,7 +258,7 @@ def read(path: Path, changes: dict[str, Any] | None = None) -> Params:
             reduce(getitem, groups, values)[name] = value
         return Params.model_validate(values)
     except ValidationError as error:
-        raise ValueError("; ".join(_mistake(path, one) for one in error.errors())) from None
+        raise ValueError("; ".join(_mistake(path, mistake) for mistake in error.errors())) from None
 
 
 def _mistake(path: Path, error: Any) -> str:

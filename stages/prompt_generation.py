@@ -29,7 +29,7 @@ def run(params: Declared, bank: Path = BANK, out: Path = PROMPTS) -> None:
         language_model = (
             Endpoint(wanted.base_url, wanted.model) if wanted.provider == "openai" else LocalModel(Path(wanted.model))
         )
-        factories = list(dict.fromkeys(factory_of(one.text) for one in from_bank(written, wanted.seed)))
+        factories = list(dict.fromkeys(factory_of(prompt.text) for prompt in from_bank(written, wanted.seed)))
         candidates = language_model.candidates(factories, wanted.count, wanted.seed, prompts)
     out.mkdir(parents=True, exist_ok=True)
     try:
@@ -38,10 +38,10 @@ def run(params: Declared, bank: Path = BANK, out: Path = PROMPTS) -> None:
         _write(out / "refused.csv", ["text", "reason"], prompts.refused)
     if not prompts.complete:
         raise ValueError(f"{prompts.why_incomplete()}: see {out / 'refused.csv'}, or ask for fewer with prompts.count")
-    names = [one.id or f"{wanted.provider}-{number:03d}" for number, one in enumerate(prompts.accepted, 1)]
+    names = [prompt.id or f"{wanted.provider}-{number:03d}" for number, prompt in enumerate(prompts.accepted, 1)]
     rows = [
-        (name, factory_of(one.text), one.text, wanted.provider, wanted.model, wanted.seed)
-        for name, one in zip(names, prompts.accepted, strict=True)
+        (name, factory_of(prompt.text), prompt.text, wanted.provider, wanted.model, wanted.seed)
+        for name, prompt in zip(names, prompts.accepted, strict=True)
     ]
     _write(out / "prompts.csv", ["id", "factory", "text", "provider", "model", "seed"], rows)
     kinds = len({factory for _, factory, *_ in rows})

@@ -42,9 +42,9 @@ def log_mel(waveform: np.ndarray) -> np.ndarray:
     return audioldm_log_mel(torch.from_numpy(waveform)).numpy()
 
 
-def log_mel_error(one: np.ndarray, other: np.ndarray) -> float:
+def log_mel_error(first: np.ndarray, second: np.ndarray) -> float:
     """Mean absolute difference of two waveforms' log-mels, in dB."""
-    return float(DECIBELS * np.abs(log_mel(one) - log_mel(other)).mean())
+    return float(DECIBELS * np.abs(log_mel(first) - log_mel(second)).mean())
 
 
 def centroid(waveform: np.ndarray) -> float:
@@ -125,7 +125,7 @@ def steering(diffusion: AudioLDM, waveforms: list[np.ndarray], seed: int) -> dic
         for prompt in (LOW, HIGH)
     }
     for output in OUTPUTS:
-        low, high = (np.array([centroid(one[output]) for one in made[prompt]]) for prompt in (LOW, HIGH))
+        low, high = (np.array([centroid(clip[output]) for clip in made[prompt]]) for prompt in (LOW, HIGH))
         neutral = np.array([centroid(round_trip(diffusion, waveform, output)) for waveform in waveforms])
         result[output] = {
             "right_order": float((high > low).mean()),
@@ -148,15 +148,15 @@ def identity(
     result = {}
     for output in OUTPUTS:
         mels, sources = (
-            np.stack([log_mel(one) for one in ones]) for ones in ([one[output] for one in made], waveforms)
+            np.stack([log_mel(clip) for clip in clips]) for clips in ([clip[output] for clip in made], waveforms)
         )
         errors = DECIBELS * np.abs(mels[:, None] - sources[None]).mean((2, 3))
-        mels, sources = (ones - ones.mean((1, 2), keepdims=True) for ones in (mels, sources))
+        mels, sources = (values - values.mean((1, 2), keepdims=True) for values in (mels, sources))
         level_free = np.abs(mels[:, None] - sources[None]).mean((2, 3))
-        own = np.arange(len(errors))
+        source = np.arange(len(errors))
         result[output] = {
-            "nearest_is_source": float((errors.argmin(1) == own).mean()),
-            "alike_is_source": float((level_free.argmin(1) == own).mean()),
+            "nearest_is_source": float((errors.argmin(1) == source).mean()),
+            "alike_is_source": float((level_free.argmin(1) == source).mean()),
             "log_mel_error": float(errors.diagonal().mean()),
         }
     return result
@@ -213,7 +213,7 @@ def generation(
             audio_length_in_s=5.12,
             generator=torch.Generator().manual_seed(seed * 100 + number),
         ).audios
-        features = np.stack([_describe(one) for one in made])
+        features = np.stack([_describe(clip) for clip in made])
         for fitted, forest in recognisers.forests.items():
             recognised = forest.predict(features)
             shares[fitted][family] = float((recognised == family).mean())
@@ -253,7 +253,7 @@ def evaluate(checkpoint: Path, clips: Path, seeds: Sequence[int], per_family: in
         scaled = [front_end(waveform) for waveform in waveforms]
         keep(
             "round_trip_db",
-            float(np.mean([log_mel_error(reconstruct(diffusion, one[None])[0], one) for one in scaled])),
+            float(np.mean([log_mel_error(reconstruct(diffusion, clip[None])[0], clip) for clip in scaled])),
         )
         errors = [log_mel_error(round_trip(diffusion, waveform), waveform) for waveform in waveforms]
         keep("round_trip_restored_db", float(np.mean(errors)))

@@ -250,13 +250,13 @@ def _frame_comb(waveform: Tensor) -> tuple[Tensor, Tensor]:
     return coherent, envelope / (envelope.mean(-1, keepdim=True) + 1e-5)
 
 
-def _unlike(one: Tensor, other: Tensor) -> Tensor:
+def _unlike(first: Tensor, second: Tensor) -> Tensor:
     """Absolute logarithm of the ratio of two positive tensors: 0 where they are equal.
 
     For values of noises, which differ by chance, it is least where both are distributed alike; the absolute difference
     is least where one is smaller than that, which would teach a notch.
     """
-    return ((one + 1e-3) / (other + 1e-3)).log().abs()
+    return ((first + 1e-3) / (second + 1e-3)).log().abs()
 
 
 def comb_loss(output: Tensor, target: Tensor) -> Tensor:
@@ -268,11 +268,11 @@ def comb_loss(output: Tensor, target: Tensor) -> Tensor:
     """
     (coherent, envelope), (natural, natural_envelope) = _frame_comb(output), _frame_comb(target)
     share, natural_share = coherent.mean(0), natural.mean(0)  # (80,)
-    grouped = _unlike(*(one.unflatten(0, (10, 8)).mean(1) for one in (share, natural_share))).mean()
+    grouped = _unlike(*(shares.unflatten(0, (10, 8)).mean(1) for shares in (share, natural_share))).mean()
     weights = 1 / torch.arange(1, len(share) + 1)
     single = (_unlike(share, natural_share) * weights).sum() / weights.sum()
-    uneven = _unlike(*((one - 1).square().mean().sqrt() for one in (envelope, natural_envelope)))
-    uneven_alike = _unlike(*((one.mean(0) - 1).square().mean().sqrt() for one in (envelope, natural_envelope)))
+    uneven = _unlike(*((shape - 1).square().mean().sqrt() for shape in (envelope, natural_envelope)))
+    uneven_alike = _unlike(*((shape.mean(0) - 1).square().mean().sqrt() for shape in (envelope, natural_envelope)))
     return grouped + single + uneven + uneven_alike
 
 
@@ -281,8 +281,8 @@ def level_loss(output: Tensor, target: Tensor, log_mel: Tensor, target_log_mel: 
 
     An absolute difference of log-mels alone is least at their median, which lies below the level of a noise.
     """
-    bands = [0.5 * torch.logsumexp(2 * one, dim=1) for one in (log_mel, target_log_mel)]  # (B, 64)
-    whole = [0.5 * (one.square().mean(-1) + 1e-6).log() for one in (output, target)]  # (B,)
+    bands = [0.5 * torch.logsumexp(2 * mel, dim=1) for mel in (log_mel, target_log_mel)]  # (B, 64)
+    whole = [0.5 * (waveform.square().mean(-1) + 1e-6).log() for waveform in (output, target)]  # (B,)
     return F.l1_loss(bands[0], bands[1]) + F.l1_loss(whole[0], whole[1])
 
 
