@@ -20,10 +20,12 @@ import soundfile
 import torch
 import yaml
 
+from audio.clips import open_sound
 from audio.logmel import LogMelSettings
 from benchmarks.measuring import alternating, show
-from detection.detector import Detector, Settings
+from detection.detector import Detector
 from detection.export import export_onnx
+from detection.folder import Description, Machine, Recording, Recordings, Settings
 from model.network import RCMAE, IdentityClassifier, NetworkConfig
 
 ROOT = Path(__file__).parents[1]
@@ -44,17 +46,24 @@ def untrained(config: NetworkConfig) -> Detector:
     """A detector of that size."""
     random = np.random.default_rng(0)
     torch.manual_seed(0)
-    identities = [f"fan/id_{number:02d}" for number in range(IDENTITIES)]
-    front_end = {"logmel": asdict(LogMelSettings(n_mels=config.mels)), "mean": -30.0, "std": 12.0}
+    front_end = LogMelSettings(n_mels=config.mels)
+    scale = {"level": "remove", "mean": 0.0, "std": 12.0}
+    travelling = {"logmel": asdict(front_end), "scale": scale, "norm_pix_loss": True}
     pretrained = RCMAE(config)
     classifier = IdentityClassifier.from_pretrained(pretrained, IDENTITIES)
-    detector = Detector(classifier, pretrained, front_end | {"identities": identities}, Settings(), front_end)
+    machines = [Machine(type="fan", id=f"id_{number:02d}") for number in range(IDENTITIES)]
+    detector = Detector(pretrained, classifier, travelling, Description(settings=Settings(), machines=machines))
 
-    known = [identity for identity in identities for _ in range(TRAINING_CLIPS)]
-    embeddings, logits = (
-        random.normal(size=(len(known), size)).astype(np.float32) for size in (config.width, IDENTITIES)
-    )
-    detector.fit(embeddings, logits, np.ones(len(known), int), known)
+    known = [identity for identity in detector.identities for _ in range(TRAINING_CLIPS)]
+    silence = detector.represent(np.zeros((config.frames, config.mels), np.float16))
+    random_ones = {name: random.normal(size=(len(known), x.shape[1])).astype(np.float32) for name, x in silence.items()}
+    scores = detector.fit(random_ones, np.ones(len(known), int), known)
+    rows = [
+        Recording(machine=number // TRAINING_CLIPS, role="training", file=str(number), sha256=str(number))
+        for number in range(len(known))
+    ]
+    spectra = np.full((len(known), config.mels), -30.0, np.float32)
+    detector.recordings = Recordings(rows, scores, spectra, np.full(len(known), config.frames))
     return detector
 
 
@@ -73,8 +82,9 @@ def measure(folder: Path, clips: int, rounds: int) -> list[dict]:
         untrained(config).save(model)
         detector = Detector.load(model)
         export_onnx(detector, graph)
-        log_mel = detector.log_mel_of_file(clip)
-        windows = log_mel[None].astype(np.float32)
+        with open_sound(clip) as sound:
+            log_mel = np.concatenate(list(detector.spectrogram(sound.blocks(detector.front_end.sample_rate))))
+        windows = detector.windows(log_mel).float().numpy()
         np.save(log_mel_file, windows)
         session = onnxruntime.InferenceSession(graph)
 
@@ -86,7 +96,7 @@ def measure(folder: Path, clips: int, rounds: int) -> list[dict]:
         cold[size, "onnxruntime, log-mel to scores"] = partial(process, "-c", ONNX, graph, log_mel_file)
         ways = {
             "detect.py, file to verdict": partial(detector.score_file, clip, *MACHINE),
-            "torch, log-mel to score": partial(detector.judge, log_mel, *MACHINE),
+            "torch, log-mel to score": partial(detector.window_scores, detector.windows(log_mel), 0),
             "onnxruntime, log-mel to scores": partial(session.run, None, {"log_mel": windows}),
         }
         for way, run in ways.items():

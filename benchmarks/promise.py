@@ -16,7 +16,7 @@ import numpy as np
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from audio.logmel import log_mel
+from audio.logmel import LogMelSettings, log_mel
 from audio.synthetic.clips import synthesise
 from audio.synthetic.description import ClipSpec, Machines, read_description
 from benchmarks.measuring import show
@@ -39,13 +39,13 @@ def fresh(machines: Machines, clips: int) -> dict[str, list[ClipSpec]]:
     return found
 
 
-def spectrogram(spec: ClipSpec, machines: Machines, detector_settings: object) -> np.ndarray:
+def spectrogram(spec: ClipSpec, machines: Machines, settings: LogMelSettings) -> np.ndarray:
     """The log-mel (frames, mels) of a clip, at 16 bit as the corpus has it."""
     import torch
 
     torch.set_num_threads(1)
     waveform = np.round(synthesise(spec, machines) * 2**15).clip(-(2**15), 2**15 - 1) / 2**15
-    return log_mel(torch.from_numpy(waveform.astype(np.float32)), detector_settings).numpy().astype(np.float16)
+    return log_mel(torch.from_numpy(waveform.astype(np.float32)), settings).numpy().astype(np.float16)
 
 
 def measure(detectors: list[Detector], machines: Machines, clips: int) -> list[dict]:

@@ -264,7 +264,8 @@ def headline_metrics(summary: dict[str, dict], headline: str, of_domains: dict) 
     others = {name: {"auc": averages[name]["auc"]} for name in BESIDE if "auc" in averages.get(name, {})}
     if "negative_log_probability" in others:
         others["negative_log_probability"]["pauc"] = averages["negative_log_probability"]["pauc"]
-    return shown | {"false_alarms": promise, "beside": others} | ({"domains": of_domains} if of_domains else {})
+    found: dict[str, dict] = {**shown, "false_alarms": promise, "beside": others}
+    return found | ({"domains": of_domains} if of_domains else {})
 
 
 def write_scores(folder: Path, table: pd.DataFrame, backend: str, embeddings: dict, summary: dict) -> None:
