@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+from audio.clips import open_sound
 from audio.manifest import ClipName
 from detection.detector import Detector, Measured, Verdict
 from detection.text import printable
@@ -96,6 +97,18 @@ class Judge:
             return Judgement(name, self.detector.judge(measured, identity, self.backend), measured=measured)
         except (ValueError, OSError) as error:
             return Judgement(name, error=str(error).removeprefix(f"{path}: "))
+
+    def each_channel(self, path: Path, name: str | None = None) -> list[Judgement]:
+        """A judgement for each channel of a recording, as of a sensor of its own; the name says which channel."""
+        name = name or str(path)
+        try:
+            with open_sound(path) as sound:
+                channels = sound.channels
+        except (ValueError, OSError):
+            channels = 1
+        if channels == 1:
+            return [replace(self, channel=0)(path, name)]
+        return [replace(self, channel=each)(path, f"{name}, channel {each}") for each in range(channels)]
 
     def machine(self, path: Path) -> tuple[str, str]:
         """Type and id of the machine that `path` is a recording of. Raises ValueError when that cannot be told."""

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from detection.text import printable
+
 if TYPE_CHECKING:
     from detection.judging import Judgement
 
@@ -63,7 +65,7 @@ def note(judgement: "Judgement", channel: int | None = None, known_by: str = "",
         "anomalous_s": row.get("anomalous_s", ""),
     }
     sensor = "" if channel is None else f"channel_{channel}"
-    name = {"file": judgement.name}
+    name = {"file": printable(str(source.get("file", judgement.file)))}
     return Note(first | found | source | name, name | row | source, sensor)
 
 
