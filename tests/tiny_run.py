@@ -27,7 +27,14 @@ PARAMS = {
     "model": NETWORK,
     "pretrain": {"epochs": 2, "batch_size": 4, "precision": "32-true"},
     "finetune": {"epochs": 2, "batch_size": 4, "precision": "32-true"},
-    "score": {"bootstrap": 100, "autoencoder_epochs": 1, "autoencoder_vectors": 500},
+    "score": {
+        "bootstrap": 100,
+        "autoencoder_epochs": 1,
+        "autoencoder_vectors": 500,
+        "peers": ["autoencoder", "glow_aff"],
+        "glow_aff_epochs": 1,
+        "glow_aff_pieces": 16,
+    },
     "report": {"gallery_clips": 2, "anomalous_clips": 2},
 }
 

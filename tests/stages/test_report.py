@@ -79,6 +79,7 @@ def test_it_has_all_its_sections(page, run):
         "Where to draw the line",
         "Against simple methods",
         "Table 4.",
+        "Glow_Aff re-run here, on this run’s recordings",
         "Not comparable.",
         "Augmentation",
         "Figure 3",
