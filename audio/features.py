@@ -106,7 +106,7 @@ class FeatureWriter:
         stored = np.ascontiguousarray(spectrogram, dtype=np.float16)
         if stored.ndim != 2 or stored.shape[1] != self._settings.n_mels:
             raise ValueError(f"{clip['clip']}: shape {stored.shape} is not (frames, {self._settings.n_mels})")
-        stored.tofile(self._files[kind])
+        self._files[kind].write(stored.data)
         place = {"kind": kind, "view": view, "start": self._written[kind], "frames": len(stored)}
         self._rows.append(clip | place)
         if len(self._rows) == ROWS:

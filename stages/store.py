@@ -230,7 +230,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("clones", nargs="*", type=Path, help="other clones whose lock files count, too")
     parser.add_argument("--prune", action="store_true", help="remove what no lock file names")
-    parser.add_argument("--dry-run", action="store_true", help="list what --prune would remove, and remove nothing")
+    parser.add_argument("--dry-run", action="store_true", help="list what --prune removes, and remove nothing")
     parser.add_argument("--sweep", action="store_true", help="remove what killed runs left half-written, nothing else")
     parser.add_argument("--days", type=float, default=7, help="what is younger stays (default: 7)")
     asked = parser.parse_args(arguments)
@@ -259,7 +259,7 @@ def run(clones: list[Path], prune: bool, dry_run: bool, sweep_only: bool, days: 
         total, free = (sum(size for _, size in files) / 1e6 for files in (held.kept + held.unnamed, held.unnamed))
         count = len(held.kept) + len(held.unnamed)
         print(f"{kind:12} {count:8} {total:10.1f}   {len(held.unnamed):8} {free:10.1f}")
-        if prune and dry_run:
+        if dry_run:
             for path, _ in held.unnamed:
                 print(f"would remove {path}")
         elif prune:

@@ -112,7 +112,7 @@ def test_what_no_lock_file_names_is_pruned_and_nothing_else(clone):
 
     shown = clone.run()
     assert "augmented           8        0.0          2        0.0" in shown
-    listed = clone.run("--prune", "--dry-run")
+    listed = clone.run("--dry-run")
     assert all(f"would remove {path}\n" in listed for path in go)
     assert not any(f"would remove {path}\n" in listed for path in stay)
     assert all(path.is_file() for path in stay + go)
