@@ -135,10 +135,10 @@ def _counted(values: Counter, unit: str = "") -> str:
 def _table(clips: list[Clip]) -> pd.DataFrame:
     """A row per machine: hours, and its clips by split."""
     rows: dict[tuple[str, str], Counter] = defaultdict(Counter)
+    seconds: dict[tuple[str, str], float] = defaultdict(float)
     for clip in clips:
-        counts = rows[clip.machine_type, clip.machine_id]
-        counts["hours"] += clip.seconds / 3600
-        counts[f"{clip.split} {clip.condition}"] += 1
+        rows[clip[:2]][f"{clip.split} {clip.condition}"] += 1
+        seconds[clip[:2]] += clip.seconds
     columns = {
         "train normal": "train",
         "calibration normal": "calibration",
@@ -146,7 +146,7 @@ def _table(clips: list[Clip]) -> pd.DataFrame:
         "test anomaly": "test faulty",
     }
     return pd.DataFrame(
-        {"type": machine[0], "machine": machine[1], "hours": f"{counts['hours']:.2f}"}
+        {"type": machine[0], "machine": machine[1], "hours": f"{seconds[machine] / 3600:.2f}"}
         | {title: counts[name] for name, title in columns.items()}
         for machine, counts in sorted(rows.items())
     )
