@@ -4,7 +4,7 @@
 
 The clips are simulated as those of the corpus are, under names that no corpus has, so that no stage has seen them. For
 each machine and each share of false alarms: what was promised, what 95 % of calibrations stay below, what 95 % of
-measurements on so many clips stay below, and what was measured. A detector's own share is set aside for those asked for.
+measurements on so many clips stay below, and what was measured. The shares are those here, not the detector's own.
 """
 
 import argparse
