@@ -65,7 +65,7 @@ def measure(detectors: list[Detector], machines: Machines, clips: int) -> list[d
 
 
 def most_measured(n: int, alpha: float, clips: int) -> float:
-    """What the share of false alarms among `clips` healthy clips stays below for 95 % of calibrations: beta-binomial."""
+    """What the share of alarms among `clips` healthy clips stays below for 95 % of calibrations: beta-binomial."""
     k = alarms(n, alpha)
     return float(betabinom.ppf(CONFIDENCE, clips, k, n + 1 - k) / clips)
 
