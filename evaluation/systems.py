@@ -29,6 +29,7 @@ NAMES = {
     "glow_aff": "Glow_Aff",
     "subcluster_adacos": "sub-cluster AdaCos",
 }
+NO_TYPES = ("average", "false_alarms", "beside", "domains")  # keys of metrics/score.json that are no machine types
 # The simple methods: they need no network. A run may lack the last, the autoencoder.
 REFERENCES = ("rms", "logmel_nearest_neighbour", "logmel_mahalanobis", "modulation_mahalanobis", "autoencoder")
 NETWORKS = tuple(name for name in BACKENDS if name not in REFERENCES)  # back-ends that need the trained networks

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.report.published import PUBLISHED_AS, read_published
-from evaluation.systems import NAMES, NETWORKS, PEERS, REFERENCES
+from evaluation.systems import NAMES, NETWORKS, NO_TYPES, PEERS, REFERENCES
 
 SCORE = "metrics/score.json"
 COMPARISON = "metrics/comparison.json"
@@ -34,9 +34,16 @@ def finished() -> dict[str, dict]:
         for experiment in commit["experiments"] or []:
             newest = experiment["revs"][0].get("data") or {}
             figures = {file: shown.get("data") for file, shown in (newest.get("metrics") or {}).items()}
-            if experiment["name"] and figures.get(SCORE) and figures.get(COMPARISON):
-                found[experiment["name"]] = figures | {"params": newest["params"]["params.yaml"]["data"]}
+            if experiment["name"] and figures.get(SCORE):
+                kept = {file: _kept(experiment["revs"][0]["rev"], file) for file in (COMPARISON, COSTS)}
+                found[experiment["name"]] = figures | kept | {"params": newest["params"]["params.yaml"]["data"]}
     return found
+
+
+def _kept(revision: str, file: str) -> dict:
+    """The JSON that a commit has in `file`. Too much for DVC's metrics, which must fit a screen."""
+    shown = subprocess.run(["git", "show", f"{revision}:{file}"], check=True, capture_output=True, text=True).stdout
+    return json.loads(shown)
 
 
 def runs_of(found: dict[str, dict], name: str, seeds: Sequence[str], tag: str) -> list[dict]:
@@ -52,7 +59,7 @@ def by_type(found: dict[str, dict], names: Sequence[str], seeds: Sequence[str], 
     table = {}
     for name in names:
         scores = [run[SCORE] for run in runs_of(found, name, seeds, tag)]
-        types = [key for key in scores[0] if key not in ("average", "pooled")]
+        types = [key for key in scores[0] if key not in NO_TYPES]
         table[name] = {key: [100 * score[key][figure] for score in scores] for key in (*types, "average")}
     return table
 

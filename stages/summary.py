@@ -4,10 +4,8 @@ import json
 import sys
 from pathlib import Path
 
-from evaluation.systems import NAMES, REFERENCES
+from evaluation.systems import NAMES, NO_TYPES, REFERENCES
 from stages.paths import METRICS, REPORT
-
-NO_TYPES = ("average", "false_alarms", "beside", "domains")  # keys of score.json that are no machine types
 
 
 def summary(metrics: Path = METRICS, report: Path = REPORT) -> str:

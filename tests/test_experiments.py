@@ -31,9 +31,15 @@ esac
 """
 
 
+GIT = """#!/bin/sh
+cat "$KEPT/$2"
+"""
+
+
 def score(auc: float) -> dict:
-    figures = {"auc": auc, "pauc": auc / 2, "pauc_eq12": auc / 4}
-    return {"average": figures | {"mauc": auc}, "pooled": figures, "fan": figures | {"id_00": figures}}
+    figures = {"auc": auc, "pauc": auc / 2}
+    alarms = {"promised": 0.1, "measured": 0.1, "caught": 0.5}
+    return {"average": figures, "fan": figures, "false_alarms": alarms, "beside": {}}
 
 
 def comparison(**auc: float) -> dict:
@@ -45,15 +51,23 @@ def shown(figures: dict[str, dict | None], changes: dict | None = None) -> str:
     """As `dvc exp show --json` prints it; the workspace comes first and has no experiments."""
     experiments = []
     for name, one in figures.items():
-        auc = one["average"]["auc"] if one else 0
-        others = comparison(negative_log_probability=auc, finetuned_mahalanobis=auc / 2, rms=0.3, autoencoder=0.4)
-        costs = {name: {"seconds": 61.4, "parameters": 1234567} for name in PEERS}
-        files = {table.SCORE: one, table.COMPARISON: others, table.COSTS: costs}
-        metrics = {file: {"data": content} for file, content in files.items()}
+        metrics = {table.SCORE: {"data": one}}
         params = yaml.safe_load((ROOT / "params.yaml").read_text()) | (changes or {})
         data = {"metrics": metrics, "params": {"params.yaml": {"data": params}}} if one else None
-        experiments.append({"name": name, "revs": [{"data": data}]})
+        experiments.append({"name": name, "revs": [{"rev": name, "data": data}]})
     return json.dumps([{"rev": "workspace", "experiments": None}, {"rev": "abc", "experiments": experiments}])
+
+
+def keep(folder: Path, figures: dict[str, dict | None]) -> None:
+    """What the commits of the experiments have beside DVC's metrics, for the stand-in of `git show`."""
+    for name, one in figures.items():
+        auc = one["average"]["auc"] if one else 0
+        others = comparison(negative_log_probability=auc, finetuned_mahalanobis=auc / 2, rms=0.3, autoencoder=0.4)
+        costs = {peer: {"seconds": 61.4, "parameters": 1234567} for peer in PEERS}
+        for file, content in ((table.COMPARISON, others), (table.COSTS, costs)):
+            path = folder / f"{name}:{file}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(content))
 
 
 def run_script(
@@ -71,13 +85,17 @@ def run_script(
     (folder / "bin").mkdir()
     (folder / "bin/dvc").write_text(RECORDER)
     (folder / "bin/dvc").chmod(0o755)
+    (folder / "bin/git").write_text(GIT)
+    (folder / "bin/git").chmod(0o755)
     (folder / "shown.json").write_text(shown(figures))
+    keep(folder / "kept", figures)
     (folder / "listed").write_text("".join(f"{name}\n" for name in listed))
     python = Path(sys.executable).parent
     environment |= {
         "PATH": f"{folder / 'bin'}{os.pathsep}{python}{os.pathsep}{os.environ['PATH']}",
         "LINES_RUN": str(folder / "lines"),
         "SHOWN": str(folder / "shown.json"),
+        "KEPT": str(folder / "kept"),
         "LISTED": str(folder / "listed"),
         "AUDIOLDM_REVISION": REVISION,
         "RCMAE_STORE": str(folder / "store"),
@@ -166,7 +184,13 @@ def test_table_4_shows_what_was_published_on_dcase_2020_alone(tmp_path, monkeypa
     found = json.loads(shown({"table4-0": score(0.6)}, {"corpus": corpus}))
     monkeypatch.setenv("RCMAE_STORE", str(tmp_path))
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(table.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=json.dumps(found)))
+    keep(tmp_path / "kept", {"table4-0": score(0.6)})
+
+    def answer(command, **_):
+        text = json.dumps(found) if command[0] == "dvc" else (tmp_path / "kept" / command[2]).read_text()
+        return SimpleNamespace(stdout=text)
+
+    monkeypatch.setattr(table.subprocess, "run", answer)
     params = found[1]["experiments"][0]["revs"][0]["data"]["params"]["params.yaml"]["data"]
     with durations().put(duration_key("pretrain", Params.model_validate(params), ROOT)) as path:
         path.write_text('{"seconds": 100.4}')
@@ -253,8 +277,12 @@ def test_overrides_belong_to_the_name_and_paths_out_of_the_repository_hold_elsew
 
 def test_a_missing_or_failed_experiment_is_named(tmp_path, monkeypatch):
     (tmp_path / "dvc").write_text(RECORDER)
-    (tmp_path / "dvc").chmod(0o755)
+    (tmp_path / "git").write_text(GIT)
+    for name in ("dvc", "git"):
+        (tmp_path / name).chmod(0o755)
     (tmp_path / "shown.json").write_text(shown({"a-0": score(0.5), "b-0": None}))
+    keep(tmp_path / "kept", {"a-0": score(0.5)})
+    monkeypatch.setenv("KEPT", str(tmp_path / "kept"))
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv("LINES_RUN", str(tmp_path / "lines"))
     monkeypatch.setenv("SHOWN", str(tmp_path / "shown.json"))
