@@ -20,7 +20,7 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Respon
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from audio.clips import read_blocks
+from audio.clips import AUDIO_SUFFIXES, open_sound, read_blocks
 from detection.judging import Judge, Judgement
 from detection.text import printable
 from detection.web.guard import Guard, Hosts, Login, refusal
@@ -44,7 +44,9 @@ def application(judge: Judge, folder: Path, hosts: Hosts, login: Login | None, h
     results, uploads = Results(folder), Uploads()
     turn = anyio.CapacityLimiter(1)  # one recording after another: each uses all cores
     environment = jinja2.Environment(autoescape=True, loader=jinja2.FileSystemLoader(STATIC))
-    page_text = environment.get_template("page.html").render(machines=judge.detector.machines, limit=LIMIT)
+    page_text = environment.get_template("page.html").render(
+        machines=judge.detector.machines, limit=LIMIT, accept=",".join(("audio/*", *AUDIO_SUFFIXES))
+    )
     login_text = environment.get_template("login.html").render()
 
     async def page(request: Request) -> Response:
@@ -157,10 +159,11 @@ def _enter(login: Login) -> Callable[[Request], Awaitable[Response]]:
 
 def _judge(judge: Judge, received: Path, name: str, folder: Path, number: str) -> dict:
     """The verdict on a recording as the page shows it, with a sound and a picture in `folder` where there is room."""
-    if _seconds(received) > LONGEST:
-        judgement = Judgement(name, error=f"longer than {LONGEST // 3600} h, the most that this page takes")
-    else:
+    try:
+        _check_length(received, judge.channel)
         judgement = judge(received, name)
+    except ValueError as error:
+        judgement = Judgement(name, error=str(error).removeprefix(f"{received}: "))
     log.info("%s", judgement.line())
     said = judgement.as_json() | {"number": number, "line": judgement.line(), "sound": False, "picture": False}
     verdict, measured = judgement.verdict, judgement.measured
@@ -184,12 +187,11 @@ def _judge(judge: Judge, received: Path, name: str, folder: Path, number: str) -
     return said
 
 
-def _seconds(path: Path) -> float:
-    """Length that a recording's header states (s); 0 where it cannot be read, which judging will say."""
-    try:
-        return soundfile.info(path).duration
-    except soundfile.LibsndfileError:
-        return 0.0
+def _check_length(received: Path, channel: int) -> None:
+    """Raise ValueError where a recording is no sound, or longer than LONGEST, whatever its header says."""
+    with open_sound(received, channel, LONGEST) as sound:
+        for _ in sound.blocks(sound.sample_rate):
+            pass
 
 
 def _keep_sound(received: Path, judge: Judge, path: Path) -> None:

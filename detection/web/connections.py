@@ -26,8 +26,8 @@ class Limits:
 
     connections: int = 64  # at once
     head: float = 10.0  # from the opening of a connection, or the last answer, to the end of a request's head
-    body: float = 15.0  # for the body, and more for each byte that has come:
-    body_rate: float = 20_000.0  # bytes per s that a body must come with on average
+    body: float = 15.0  # within which a part of the body must come, again and again:
+    part: int = 150_000  # bytes; less than is read from a connection at once
     unread: float = 30.0  # a request whose answer was given before its end; an answer that is not being read
 
 
@@ -44,8 +44,7 @@ class Connection(H11Protocol):
         self.cut = False
         self.awaited: str | None = None  # what the client must do next: head, body, rest or read; None: nothing
         self.since = 0.0  # when it last did something towards it, on the loop's clock (s)
-        self._started = 0.0  # when the head of the request had come
-        self._received = 0  # bytes since then
+        self._received = 0  # bytes of the body since the last part of it was due
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:
@@ -89,20 +88,27 @@ class Connection(H11Protocol):
 
     def _follow(self) -> None:
         """Give the client its time for what it must do next; none passes while the server is at work for it."""
-        now, before, self.awaited = self.loop.time(), self.awaited, self._awaited()
-        if self.awaited == before != "body":
+        before, self.awaited = self.awaited, self._awaited()
+        if self.awaited != before or self.awaited == "body":
+            self.since = self.loop.time()
+        if self.awaited == before:
             return  # a byte now and then gives no more time
         self._stop_timer()
-        self.since = now
-        if self.awaited is None:
-            return
         if self.awaited == "body":
-            if before != "body":
-                self._started, self._received = now, 0
-            due = self._started + self.limits.body + self._received / self.limits.body_rate
+            self._await_part()
+        elif self.awaited is not None:
+            due = self.limits.head if self.awaited == "head" else self.limits.unread
+            self._timer = self.loop.call_later(due, self._cut)
+
+    def _await_part(self) -> None:
+        self._received = 0
+        self._timer = self.loop.call_later(self.limits.body, self._check_part)
+
+    def _check_part(self) -> None:
+        if self._received < self.limits.part:
+            self._cut()
         else:
-            due = now + (self.limits.head if self.awaited == "head" else self.limits.unread)
-        self._timer = self.loop.call_at(due, self._cut)
+            self._await_part()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

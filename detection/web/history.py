@@ -138,6 +138,8 @@ def _entry(said: dict[str, Any]) -> dict[str, Any]:
     if said["verdict"] not in ("normal", "anomalous"):
         raise ValueError("neither a verdict nor an error")
     entry |= {name: printable(said[name]) for name in ("machine_type", "machine_id", "verdict")}
+    warnings = said.get("warnings") or ""
+    entry["warnings"] = printable(warnings if isinstance(warnings, str) else "; ".join(warnings))
     return entry | {name: _number(said.get(name)) for name in FIGURES}
 
 

@@ -67,6 +67,7 @@ function machineCard(one) {
   box.append(head, element("p", `${day(last.time, true)}, ${last.file}`, { class: "muted" }));
   const what = last.score === null || last.threshold === null ? "" : reason(last);
   if (what) box.append(element("p", what));
+  if (last.warnings) box.append(element("p", last.warnings, { class: "warning" }));
   if (one.verdicts.some((each) => each.p_value !== null || each.score !== null)) box.append(plot(one.verdicts));
   const more = element("details");
   more.append(element("summary", "As a table"), table(one.verdicts));
