@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -214,11 +214,7 @@ def _bytes(folder: Path) -> int:
     return sum(sizes)
 
 
-def main(
-    arguments: list[str] | None = None,
-    out: Path | None = None,
-    only: Callable[[Attack], bool] = lambda attack: True,
-) -> list[dict]:
+def main(arguments: list[str] | None = None, out: Path | None = None) -> list[dict]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=20, help="that an attack lasts")
     parser.add_argument("--rest", type=float, default=40, help="s after which the server is looked at again")
@@ -227,7 +223,7 @@ def main(
     rows = []
     for checkout in chosen.checkout or [ROOT]:
         version = _version(checkout)
-        for attack in filter(only, ATTACKS):
+        for attack in ATTACKS:
             rows.append({"version": version} | measure(attack, checkout, chosen.seconds, chosen.rest))
     show("hostile_clients", rows, {"seconds": chosen.seconds, "descriptors": DESCRIPTORS}, out)
     return rows

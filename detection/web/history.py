@@ -3,6 +3,7 @@
 import csv
 import math
 import threading
+from codecs import BOM_UTF8
 from collections import deque
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from detection.text import printable
+from storage.tables import plain_cell
 
 VERDICTS = 100  # kept of each machine
 UNJUDGED = 5  # recordings without a verdict that are kept
@@ -103,7 +105,7 @@ def _read(record: Path) -> tuple[_Machines, int]:
     if not record.is_file():
         raise ValueError("there is no such file (yet)" if not record.exists() else "it is not a file")
     with record.open("rb") as file:
-        columns = _cells(file.readline(LONGEST_HEADER))
+        columns = _cells(file.readline(LONGEST_HEADER).removeprefix(BOM_UTF8))  # as a spreadsheet saves it
         if not set(columns) >= NEEDED:
             raise ValueError("it is not the record of a watcher")
         begin = file.tell()
@@ -114,7 +116,7 @@ def _read(record: Path) -> tuple[_Machines, int]:
     found, bad = _Machines(), 0
     for line in lines if whole else lines[1:]:
         try:
-            cells = _cells(line)
+            cells = map(plain_cell, _cells(line))
             found.add(_entry(dict(zip(columns, cells, strict=True))))
         except ValueError:
             bad += 1
@@ -132,7 +134,9 @@ def _entry(said: dict[str, Any]) -> dict[str, Any]:
     """A verdict as the page shows it, from a judgement or a row of a record. Raises ValueError where it is neither."""
     if datetime.fromisoformat(said["judged"]).tzinfo is None:
         raise ValueError("a time without its zone")
-    entry = {"time": said["judged"], "file": printable(said["file"]), "error": printable(said.get("error") or "")}
+    channel = said.get("channel", "")
+    file = f"{said['file']}, channel {channel}" if channel != "" else said["file"]
+    entry = {"time": said["judged"], "file": printable(file), "error": printable(said.get("error") or "")}
     if entry["error"]:
         return entry
     if said["verdict"] not in ("normal", "anomalous"):

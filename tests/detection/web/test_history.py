@@ -4,23 +4,27 @@ import os
 
 import pytest
 
-from detection.judging import Judge, Judgement
-from detection.watch import Record
+from detection.judging import Judgement
+from detection.sinks.interface import note
+from detection.sinks.table import Table
 from detection.web.history import TAIL, UNJUDGED, VERDICTS, History
+from tests.detection.verdicts import judged
 
 MACHINES = {"fan": ["id_00", "id_02"], "pump": ["id_00"]}
+PUMP = judged("=first.wav", p_value=0.004)
+ROW = "2026-01-01T00:00:00+00:00,f.wav,1,1,pump,id_00,b,1,1,0.5,9,0.01,c,normal,,,,,"
+
+
+def put(path, judgement, channel=None):
+    table = Table(path)
+    table.put(note(judgement, channel, bytes=1, changed_ns=1))
+    table.close()
 
 
 @pytest.fixture
-def judged(root, detector):
-    return Judge(detector)(root / "data" / "raw" / "pump" / "test" / "anomaly_id_00_00000001.flac")
-
-
-@pytest.fixture
-def record(tmp_path, judged):
+def record(tmp_path):
     path = tmp_path / "verdicts.csv"
-    with Record(path) as table:
-        table.add({"file": "first.wav", "bytes": 1, "changed_ns": 1} | judged.row())
+    put(path, PUMP)
     return path
 
 
@@ -29,41 +33,40 @@ def verdicts(history):
     return {f"{one['machine_type']}/{one['machine_id']}": one["verdicts"] for one in found["machines"]}
 
 
-def test_page_and_record_in_the_order_of_time(record, judged):
+def test_page_and_record_in_the_order_of_time(record):
     history = History(MACHINES, record)
     before = history.version()
-    history.add(judged.as_json() | {"file": "second.wav"})
+    history.add(PUMP.as_json() | {"file": "second.wav"})
     assert history.version() != before
     found = verdicts(history)
     assert list(found) == ["fan/id_00", "fan/id_02", "pump/id_00"] and found["fan/id_00"] == []
     first, second = found["pump/id_00"]
-    assert (first["file"], second["file"]) == ("first.wav", "second.wav")
-    assert first["score"] == pytest.approx(judged.verdict.score) == second["score"]
-    assert first["verdict"] == judged.as_json()["verdict"]
+    assert (first["file"], second["file"]) == ("=first.wav", "second.wav")
+    assert first["score"] == pytest.approx(PUMP.verdict.score) == second["score"]
+    assert (first["p_value"], first["n"], first["warnings"]) == (0.004, 19, "few calibration recordings")
+    assert second | {"time": "", "file": ""} == first | {"time": "", "file": ""}
+    assert first["verdict"] == PUMP.as_json()["verdict"]
 
 
-def test_what_is_added_to_the_record_is_seen(record, judged):
+def test_what_is_added_to_the_record_is_seen(record):
     history = History(MACHINES, record)
     assert len(verdicts(history)["pump/id_00"]) == 1
     before = history.version()
-    with Record(record) as table:
-        table.add({"file": "second.wav", "bytes": 1, "changed_ns": 1} | judged.row())
-        table.add(
-            {"file": "third.wav", "bytes": 1, "changed_ns": 1} | Judgement("third.wav", error="too \x1b[1m").row()
-        )
+    put(record, judged("second.wav"), channel=1)
+    put(record, Judgement("third.wav", error="too \x1b[1m"))
     assert history.version() != before
-    assert len(verdicts(history)["pump/id_00"]) == 2
+    assert [one["file"] for one in verdicts(history)["pump/id_00"]] == ["=first.wav", "second.wav, channel 1"]
     (unjudged,) = history.as_json()["unjudged"]
     assert unjudged["file"] == "third.wav" and unjudged["error"] == "too \\x1b[1m"
 
 
-def test_much_is_bounded(record, judged):
+def test_much_is_bounded(record):
     line = record.read_bytes().splitlines(keepends=True)[1]
     with record.open("ab") as file:
         file.write(line * (3 * TAIL // len(line)))
     history = History(MACHINES, record)
     for _ in range(3 * UNJUDGED):
-        history.add(judged.as_json())
+        history.add(PUMP.as_json())
         history.add(Judgement("x.wav", error="no sound").as_json())
     found = history.as_json()
     assert len(found["machines"][2]["verdicts"]) == VERDICTS and len(found["unjudged"]) == UNJUDGED
@@ -76,18 +79,18 @@ def test_much_is_bounded(record, judged):
         b"\xff\x00\x01",
         b'"open',
         b"a,b",
-        b"yesterday,f.wav,1,1,pump,id_00,b,1,1,1,normal,,",
-        b"2026-01-01T00:00:00,f.wav,1,1,pump,id_00,b,1,1,1,normal,,",
-        b"2026-01-01T00:00:00+00:00,f.wav,1,1,pump,id_00,b,nan,1,1,normal,,",
-        b"2026-01-01T00:00:00+00:00,f.wav,1,1,pump,id_00,b,1,1,1,fine,,",
-        b"2026-01-01T00:00:00+00:00,f.wav,1,1,pump,id_00,b,1,1,1,,,",
+        ROW.replace("2026-01-01T00:00:00+00:00", "yesterday").encode(),
+        ROW.replace("+00:00", "").encode(),
+        ROW.replace("0.5", "nan").encode(),
+        ROW.replace("normal", "fine").encode(),
+        ROW.replace("normal", "").encode(),
     ],
 )
 def test_a_row_that_cannot_be_read_is_no_verdict(record, row):
     with record.open("ab") as file:
         file.write(row + b"\n" + b"2026-01-01T00:00:00+00:00,half a row")
     history = History(MACHINES, record)
-    assert [one["file"] for one in verdicts(history)["pump/id_00"]] == ["first.wav"]
+    assert [one["file"] for one in verdicts(history)["pump/id_00"]] == ["=first.wav"]
     assert history.as_json()["record_error"] == "1 of its last rows cannot be read"
 
 
