@@ -48,7 +48,7 @@ def table4(published: pd.DataFrame, figures: dict, pooled: dict, again: dict[str
     [(auc, pauc, numbers of footnotes)] for TYPES and the average, in per cent or None, ours, and again: the cells of
     the system as it was trained here, or None.
     """
-    trained_here = {PUBLISHED_AS.get(name, NAMES[name]): _cells(own, own["average"]) for name, own in again.items()}
+    trained_here = {PUBLISHED_AS.get(name, NAMES[name]): _cells(own, own.get("average")) for name, own in again.items()}
     footnotes: list[str] = []
     groups: dict[str, list[dict]] = {"per-id": [], "pooled": []}
     for system, rows in published.groupby("system", sort=False):

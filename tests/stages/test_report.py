@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from evaluation.report.settings import settings
-from stages import report
+from stages import report, score
 from stages.command import duration_key, durations
 from stages.params import load, read
 from tests import tiny_run
@@ -131,6 +131,18 @@ def test_the_figures_are_those_of_score_json(page, run):
     assert f"{figures['average']['auc'] * 100:.0f} are told apart rightly" in text
     assert re.search(rf"average [a-z ]+ {figures['average']['auc']:.2f} ", text)
     assert f"by eq. (12) as printed it is {whole['average']['pauc_eq12']:.2f}" in text
+
+
+def test_a_run_without_anomalies_speaks_of_false_alarms(run, tmp_path):
+    folder = shutil.copytree(run, tmp_path / "healthy")
+    for table in ("data/raw/manifest.csv", "data/features/index.csv"):
+        clips = pd.read_csv(folder / table, dtype=str, keep_default_na=False)
+        clips[clips["condition"] == "normal"].to_csv(folder / table, index=False)
+    with chdir(folder), mock.patch.dict(os.environ, {"RCMAE_STORE": str(folder / "store")}):
+        score.run(load("score", Path()))
+    text = Page(draw(folder).read_text(encoding="utf-8")).text
+    assert "healthy recordings that nothing was fitted to" in text and "no anomalies to test on" in text
+    assert "told apart rightly" not in text and "nan" not in text.lower().split()
 
 
 def test_it_tells_what_differs_from_the_paper(run):
