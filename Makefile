@@ -2,7 +2,7 @@
 #
 #   make run           set up .venv and run the whole pipeline; ends by naming the report
 #   make test          run the tests and show how much of the code they reach
-#   make lint          check style (ruff)
+#   make lint          check style (ruff) and types (mypy)
 #   make constraints   write the versions in .venv to constraints.txt
 #   make clean         remove .venv
 #
@@ -31,6 +31,7 @@ test: $(VENV)/.requirements-test
 lint: $(VENV)/.requirements-test
 	ruff check .
 	ruff format --check .
+	mypy
 
 constraints: $(VENV)/.requirements-test
 	python -m pip freeze --quiet >constraints.txt

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice, tee
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -69,7 +70,8 @@ class Spectrograms(Dataset):
 
     def places(self, files: Sequence[File | Place]) -> list[Place]:
         """The place of each; one that is given stays."""
-        places, made = [], {}
+        places: list[tuple[str | None, str]] = []
+        made: dict[str, Any] = {}  # float16 arrays (frames, mels) by key
         for file in files:
             if isinstance(file, tuple):
                 places.append(file)

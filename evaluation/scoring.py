@@ -246,7 +246,7 @@ def compare(summary: dict[str, dict]) -> dict[str, dict[str, float]]:
     return rows
 
 
-def headline_metrics(summary: dict[str, dict], headline: str, of_domains: dict) -> dict[str, dict]:
+def headline_metrics(summary: dict[str, dict], headline: str, of_domains: dict) -> dict[str, Any]:
     """What decides between two runs, as metrics/score.json holds it.
 
     AUC and pAUC of the headline, their average and a machine type's, where there are any; the false alarms that were
