@@ -94,7 +94,7 @@ def measure(folder: Path, clips: int, rounds: int) -> list[dict]:
         machine = ["--machine", MACHINE[0], "--id", MACHINE[1]]
         cold[size, "detect.py, file to verdict"] = partial(process, "detect.py", clip, "--model", model, *machine)
         cold[size, "onnxruntime, log-mel to scores"] = partial(process, "-c", ONNX, graph, log_mel_file)
-        ways = {
+        ways: dict[str, partial] = {
             "detect.py, file to verdict": partial(detector.score_file, clip, *MACHINE),
             "torch, log-mel to score": partial(detector.window_scores, detector.windows(log_mel), 0),
             "onnxruntime, log-mel to scores": partial(session.run, None, {"log_mel": windows}),

@@ -376,13 +376,14 @@ def listen(
         heard = buffer.take(1.0)
         if heard is None and buffer.ended:
             break
-        for number, judgement in _judged(heard, judge, source.name, channel) if heard else []:
-            if judgement.verdict is None:
-                bad.begin(f"not judged: {judgement.error}")
-            else:
-                bad.end()
+        if heard:
             begin = heard.begin.astimezone().isoformat(timespec="milliseconds")
-            sinks.put(note(judgement, number, file=source.name, begin=begin, overruns=buffer.overruns))
+            for number, judgement in _judged(heard, judge, source.name, channel):
+                if judgement.verdict is None:
+                    bad.begin(f"not judged: {judgement.error}")
+                else:
+                    bad.end()
+                sinks.put(note(judgement, number, file=source.name, begin=begin, overruns=buffer.overruns))
         sinks.flush()
     reader.join(2)
 
