@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from detection.judging import Judgement
 
 EVERY, SETTLE = 2.0, 3.0  # s: how often the folder is looked at, and how long a complete file has been left alone
+PATIENCE = 60.0  # s that a file is left alone which is shorter than its header says: the rest may still come
 
 log = logging.getLogger(__name__)
 
@@ -82,32 +83,46 @@ def watch(
     stop: threading.Event,
     interval: float = EVERY,
     settle: float = SETTLE,
+    patience: float = PATIENCE,
 ) -> None:
     """Judge every recording in `folder` that `sinks.record`, a `Table`, does not know, until `stop` is set.
 
     `judge` gets a path and the name it has below the folder, and returns a judgement for each channel that is judged;
     it raises nothing. A file counts as completely written once its size and time have stayed the same for `settle`
-    seconds. The folder is looked at every `interval` seconds; while it is gone, it is waited for.
+    seconds, for `patience` if it is truncated. The folder is looked at every `interval` seconds; while it is gone, it
+    is waited for.
     """
     if not isinstance(sinks.record, Table):
         raise TypeError("a watcher needs a record to know what it has judged")
     known = sinks.record.seen()
     looked_at = _Folder(folder)
     waiting: dict[Seen, float] = {}  # since when a file has looked as it does (s)
+    truncated: set[Seen] = set()  # what waits for `patience`
     while not stop.is_set():
         now = time.monotonic()
         found = {state: path for state, path in looked_at.recordings().items() if state not in known}
         waiting = {state: waiting.get(state, now) for state in found}
+        truncated &= waiting.keys()
         for state, path in found.items():
             if stop.is_set():
                 return
-            if now - waiting[state] >= settle:
-                judgements = judge(path, state.file)
-                if _state(path, folder) == state:  # else it was written to meanwhile: again when it has settled
-                    _hand_over(judgements, state, sinks)
-                    known.add(state)
+            if now - waiting[state] < (patience if state in truncated else settle):
+                continue
+            judgements = judge(path, state.file)
+            if _state(path, folder) != state:
+                continue  # it was written to meanwhile: again when it has settled
+            if any(map(_is_truncated, judgements)) and now - waiting[state] < patience:
+                truncated.add(state)
+                continue
+            _hand_over(judgements, state, sinks)
+            known.add(state)
         sinks.flush()
         stop.wait(interval)
+
+
+def _is_truncated(judgement: "Judgement") -> bool:
+    warnings = judgement.verdict.warnings if judgement.verdict else ()
+    return any("truncated" in text for text in (judgement.error, *warnings))
 
 
 def _hand_over(judgements: "Sequence[Judgement]", state: Seen, sinks: Sinks) -> None:

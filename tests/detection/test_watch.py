@@ -9,11 +9,14 @@ import threading
 import time
 
 import pytest
+import soundfile
 
+from audio.clips import read_clip
+from detection.judging import Judge
 from detection.sinks.interface import Sinks
 from detection.sinks.json_lines import JsonLines
 from detection.sinks.table import COLUMNS, Table
-from detection.watch import recordings, watch
+from detection.watch import _is_truncated, recordings, watch
 from tests.conftest import ROOT
 from tests.detection.verdicts import judged
 
@@ -30,7 +33,7 @@ class Watcher:
     def _run(self):
         record = Table(self.folder.parent / "verdicts.csv").open()
         with Sinks([JsonLines(self.folder.parent / "verdicts.jsonl")], record) as sinks:
-            watch(self.folder, self.judge, sinks, self.stop, interval=0.02, settle=self.settle)
+            watch(self.folder, self.judge, sinks, self.stop, interval=0.02, settle=self.settle, patience=1.0)
 
     def judge(self, path, name):
         self.judged.append((name, path.read_bytes()))
@@ -145,6 +148,32 @@ def test_a_file_that_changes_while_it_is_judged_waits_for_its_next_turn(folder):
     assert len(rows(folder)) == 1 and rows(folder)[0]["bytes"] == "10"
 
 
+def test_a_truncated_file_gets_more_time(folder):
+    class Cut(Watcher):
+        def judge(self, path, name):
+            super().judge(path, name)
+            return [judged(name, warnings=("truncated, 3 of 9 bytes are there: read as far as it goes",))]
+
+    (folder / "a.wav").write_bytes(b"one")
+    with Cut(folder) as watcher:
+        watcher.wait_for(1)
+        assert rows(folder) == []
+        (folder / "a.wav").write_bytes(b"one more")
+        watcher.wait_for(2)
+        watcher.wait_for(3)
+    assert [row["bytes"] for row in rows(folder)] == ["8"]
+
+
+def test_a_cut_recording_is_called_truncated(root, detector, tmp_path):
+    clip = read_clip(root / "data" / "raw" / "fan" / "test" / "anomaly_id_00_00000000.flac")
+    soundfile.write(tmp_path / "a.wav", clip, 16000)
+    content = (tmp_path / "a.wav").read_bytes()
+    judge = Judge(detector, "fan", "id_00")
+    for share, expected in ((1.0, False), (0.7, True), (0.1, True)):
+        (tmp_path / "a.wav").write_bytes(content[: int(share * len(content))])
+        assert _is_truncated(judge(tmp_path / "a.wav")) is expected
+
+
 def test_each_channel_gets_a_row(folder):
     class Stereo(Watcher):
         def judge(self, path, name):
@@ -185,7 +214,7 @@ from detection.watch import watch
 
 def judge(path, name):
     verdict = {"verdict": "normal", "score": 0.5, "machine_type": "pump", "machine_id": "id_00"}
-    found = SimpleNamespace(name=name, verdict=SimpleNamespace(anomalous=False))
+    found = SimpleNamespace(name=name, file=name, error="", verdict=SimpleNamespace(anomalous=False, warnings=()))
     found.as_json, found.row = lambda: verdict | {"file": name}, lambda: verdict | {"judged": "now"}
     return [found]
 
