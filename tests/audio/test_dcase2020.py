@@ -7,9 +7,6 @@ import http.server
 import io
 import logging
 import re
-import resource
-import shutil
-import subprocess
 import threading
 import time
 import zipfile
@@ -24,7 +21,7 @@ import soundfile
 from audio import dcase2020
 from audio.dcase2020 import Archive, fetch, read_archives, unpack
 from audio.importing import import_recordings
-from tests.conftest import ROOT
+from tests.conftest import ROOT, largest_file
 
 SETTINGS = {
     "types": [],
@@ -401,34 +398,13 @@ def test_what_was_fetched_before_needs_no_room_again(serve, contents, archives, 
     assert needs == [0.75, pytest.approx(3 * sum(map(len, contents.values())) / 1e9, abs=5e-4)]
 
 
-@pytest.fixture
-def quota():
-    """No file may grow beyond 100 kB."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def test_a_quota_that_fills_up_is_one_clear_error(serve, contents, archives, tmp_path, quota):
+def test_a_quota_that_fills_up_is_one_clear_error(serve, contents, archives, tmp_path):
     server = serve(Server(contents, says_length=False))
-    with pytest.raises(OSError, match=r"dev_data_fan\.zip\.partial cannot be written: File too large: more"):
+    full = r"dev_data_fan\.zip\.partial cannot be written: File too large: more"
+    with largest_file(100_000), pytest.raises(OSError, match=full):
         get(archives[:1], server, tmp_path)
     assert len(server.gets()) == 1, "trying again would not help"
     assert list((tmp_path / "cache").glob("*.zip")) == []
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if (
-        not shutil.which("mount")
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], capture_output=True).returncode
-    ):
-        pytest.skip("no right to mount a small disk")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
 
 
 def test_a_full_disk(serve, contents, archives, small_disk, tmp_path):

@@ -21,9 +21,10 @@ from augmentation import generation
 from augmentation.audit import audit, spectrogram
 from stages import diffusion_augment
 from stages.params import load
+from storage.files import DiskFullError
 from storage.shards import Folder, pack
 from tests.augmentation import tiny_audioldm
-from tests.conftest import ROOT
+from tests.conftest import ROOT, largest_file
 
 PROMPTS = [
     "add deep rolling rumble produced by crushers in a quarry as they break rocks",
@@ -195,6 +196,19 @@ def test_a_damaged_entry_is_noticed_and_made_again(project, caplog):
     # made again in other company: to one step of 16-bit audio
     assert np.abs(read_clip(one) - samples).max() <= 1.01 / 2**15
     assert other.stat().st_size > 0
+
+
+def test_a_full_disk_is_one_line_and_what_was_finished_stays(project):
+    project.set(batch_size=1)
+    with (
+        largest_file(60_000),
+        pytest.raises(DiskFullError, match=r"[0-9a-f]{64}\.flac cannot be written: .* are free$"),
+    ):
+        project.run()  # the clip of 11 s does not fit
+    kept = {path: path.stat().st_mtime_ns for path in project.entries()}
+    assert len(kept) < 8
+    assert len(project.run()) == 4
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
 def test_a_killed_run_loses_the_batch_in_flight_at_most(project):

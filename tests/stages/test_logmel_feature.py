@@ -16,8 +16,9 @@ from audio.logmel import LogMelSettings, log_mel
 from audio.manifest import write_manifest
 from stages import logmel_feature
 from stages.params import load
+from storage.files import DiskFullError
 from storage.shards import pack
-from tests.conftest import ROOT
+from tests.conftest import ROOT, largest_file
 
 SETTINGS = LogMelSettings()
 AUGMENTED = ["clip", "view", "prompt_id", "ddim_steps", "t0", "guidance_scale", "seed", "checkpoint", "key"]
@@ -169,12 +170,31 @@ def test_a_failure_costs_its_batch_alone(data, monkeypatch):
     assert len(data.entries()) == 3 and set(data.entries()) > set(kept)
 
 
-def test_a_damaged_segment_is_made_again(data):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_full_disk_is_one_line_and_what_was_kept_stays(data, processes):
+    data.run(processes=processes)
+    before = data.entries()
+    data.add("fan/train/normal_id_00_00000002")
+    with (
+        largest_file(2000),
+        pytest.raises(DiskFullError, match=r"\.safetensors cannot be written: .*8192 bytes are needed"),
+    ):
+        data.run(processes=processes)
+    assert data.entries() == before
+    data.run(processes=processes)
+    assert len(data.entries()) == 4
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_a_damaged_segment_is_made_again(data, damage, caplog):
     features = data.run()
     expected = [features.read(row) for row in range(3)]
     segment = next((data.root / "store").rglob("*.safetensors"))
-    segment.write_bytes(segment.read_bytes()[:1000])
-    features = data.run()
+    whole = segment.read_bytes()
+    segment.write_bytes(whole[:1000] if damage == "cut" else whole[:-1] + bytes([whole[-1] ^ 1]))
+    features = data.run(processes=1)
+    assert f"{segment} of the store is damaged and will be made again" in caplog.text
+    assert segment.read_bytes() == whole
     assert all(np.array_equal(features.read(row), one) for row, one in enumerate(expected))
     assert len(data.entries()) == 3
 

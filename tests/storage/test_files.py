@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 import subprocess
 import time
 
@@ -70,17 +69,6 @@ def test_a_folder_sweeps_what_killed_runs_left_beside_it(tmp_path):
     left.mkdir()
     with whole_folder(tmp_path / "raw"):
         assert not left.exists()
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk]
-    if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("no right to mount a small disk")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
 
 
 NOISE = np.random.default_rng(0).uniform(-1, 1, 400_000)

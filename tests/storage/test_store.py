@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from augmentation.recipes import Recipe
 from storage.files import DiskFullError, sha256
 from storage.imports import ROOT
 from storage.store import Store, code_of, key_of
+from tests.conftest import largest_file
 
 
 def test_a_key_covers_every_determinant_and_not_their_order():
@@ -139,18 +139,12 @@ def test_what_a_killed_writer_left_is_swept_and_what_a_living_one_writes_is_not(
 def test_a_full_disk_is_one_line_with_the_entry_and_what_was_there_stays(tmp_path):
     store = Store(tmp_path, ".npy")
     store.get("small", lambda path: np.save(path, np.arange(10)), np.load)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
-    try:
+    with largest_file(10_000):
         with pytest.raises(DiskFullError) as caught:
             store.get("large", lambda path: np.save(path, np.zeros(10_000)), np.load)
-        with (
-            pytest.raises(DiskFullError, match=r"large\.npy cannot be written: .*: 80000 bytes are needed, \d+ are"),
-            store.put("large", 80_000) as path,
-        ):
+        needed = r"large\.npy cannot be written: .*: 80000 bytes are needed, \d+ are free"
+        with pytest.raises(DiskFullError, match=needed), store.put("large", 80_000) as path:
             np.save(path, np.zeros(10_000))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     place = tmp_path / "la" / "large.npy"
     assert str(caught.value).startswith(f"{place} cannot be written: File too large: more than ")
     assert store.find("small") and store.find("large") is None
