@@ -19,12 +19,13 @@ from audio.manifest import manifest_rows
 from cluster.units import Unit, in_order, spread
 from storage.files import sha256
 from storage.memory import keep_freed_memory
+from storage.remote import Place
 from storage.segments import Segments
 from storage.shards import Content, File, Folder
 
 BATCH = 32  # clips that a process computes, and the store keeps, at once: all that a killed run loses
 
-Place = tuple[str, str]  # where a spectrogram is kept: a segment's name and a key
+Kept = tuple[str, str]  # where a spectrogram is kept: a segment's name and a key
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,14 @@ class Spectrograms(Dataset):
     def __init__(self, settings: LogMelSettings, segments: Segments):
         self.settings, self.segments = settings, segments
 
-    def __getitem__(self, files: list[File]) -> list[Place] | ValueError | OSError:
+    def __getitem__(self, files: list[File]) -> list[Kept] | ValueError | OSError:
         """As `places`. A bad file's error is given back: raised here, it would come as a page of text."""
         try:
             return self.places(files)
         except (ValueError, OSError) as error:
             return error
 
-    def places(self, files: Sequence[File | Place]) -> list[Place]:
+    def places(self, files: Sequence[File | Kept]) -> list[Kept]:
         """The place of each; one that is given stays."""
         places: list[tuple[str | None, str]] = []
         made: dict[str, Any] = {}  # float16 arrays (frames, mels) by key
@@ -88,7 +89,7 @@ class Spectrograms(Dataset):
 
 def extract(
     clips: Iterator[Source], spectrograms: Spectrograms, processes: int, total: int
-) -> Iterator[tuple[list[Source], list[Place]]]:
+) -> Iterator[tuple[list[Source], list[Kept]]]:
     """The clips batch by batch, each with the place of its spectrogram, made by `processes` processes.
 
     `total` is the number of clips, for the progress bar. Raises ValueError or OSError for a clip that cannot be read.
@@ -109,21 +110,21 @@ def extract(
 
 def extract_on_cluster(
     clips: Iterator[Source], settings: LogMelSettings, segments: Segments, total: int
-) -> Iterator[tuple[list[Source], list[Place]]]:
-    """As `extract`, but made on the nodes of the cluster, which all must see the folder of `segments`.
+) -> Iterator[tuple[list[Source], list[Kept]]]:
+    """As `extract`, but made on the nodes of the cluster, which all must see the place of `segments`.
 
     Files travel to them with their content. `total` is the number of clips. Raises ValueError, see
     `cluster.units.spread`.
     """
     batches, read = tee(iter(lambda: list(islice(clips, BATCH)), []))
     asked, given = tee(_unit(batch, segments) for batch in read)
-    finished = spread(asked, partial(_worker, settings, segments.folder), total, cores=1)
+    finished = spread(asked, partial(_worker, settings, segments.place), total, cores=1)
     for batch, (_, places) in zip(batches, in_order(given, finished), strict=True):
         yield batch, places
 
 
 def _unit(batch: list[Source], segments: Segments) -> Unit:
-    files: list[Content | Place] = []
+    files: list[Content | Kept] = []
     for source in batch:
         content = Content.of(source.file)
         key = sha256(content)
@@ -132,6 +133,6 @@ def _unit(batch: list[Source], segments: Segments) -> Unit:
     return Unit([str(source.file) for source in batch], files)
 
 
-def _worker(settings: LogMelSettings, folder: Path) -> Callable[[list[Content | Place]], list[Place]]:
+def _worker(settings: LogMelSettings, place: Place) -> Callable[[list[Content | Kept]], list[Kept]]:
     keep_freed_memory()
-    return Spectrograms(settings, Segments(folder, to_add=True)).places
+    return Spectrograms(settings, Segments(place, to_add=True)).places

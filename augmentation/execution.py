@@ -44,7 +44,8 @@ def generate_on_cluster(
     `cluster.units.spread`.
     """
 
-    lacking = [job for job in shares(jobs, 1, batch_size)[0] if not all(map(store.find, job.keys.values()))]
+    keys = store.lacking(key for job in jobs for key in job.keys.values())
+    lacking = [job for job in shares(jobs, 1, batch_size)[0] if not keys.isdisjoint(job.keys.values())]
 
     def units() -> Iterator[Unit]:
         for first in range(0, len(lacking), batch_size):
@@ -52,7 +53,7 @@ def generate_on_cluster(
             names = list(dict.fromkeys(job.clip for job in batch))
             yield Unit(names, (batch, Loaded(raw, [f"{name}.flac" for name in names])))
 
-    make = partial(Worker, checkpoint, identity, store.folder, batch_size)
+    make = partial(Worker, checkpoint, identity, store, batch_size)
     for _ in spread(units(), make, len(lacking), CORES, gpus=True):
         pass
 
@@ -60,7 +61,7 @@ def generate_on_cluster(
 class Worker:
     """Makes batches of clips on a node of the cluster, with AudioLDM loaded once."""
 
-    def __init__(self, checkpoint: Path, identity: str, store: Path, batch_size: int):
+    def __init__(self, checkpoint: Path, identity: str, store: Store, batch_size: int):
         import torch
 
         keep_freed_memory()
@@ -69,7 +70,7 @@ class Worker:
             raise ValueError(f"{checkpoint} is another checkpoint here, or is not there")
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._audioldm = AudioLDM.from_checkpoint(str(folder), device=device)
-        self._store, self._batch_size = Store(store, ".flac"), batch_size
+        self._store, self._batch_size = store, batch_size
 
     def __call__(self, batch: tuple[list[Job], Loaded]) -> None:
         jobs, raw = batch

@@ -126,7 +126,8 @@ def generate(
     """
     from augmentation.audioldm import front_end
 
-    lacking = [job for job in jobs if not all(map(store.find, job.keys.values()))]
+    keys = store.lacking(key for job in jobs for key in job.keys.values())
+    lacking = [job for job in jobs if not keys.isdisjoint(job.keys.values())]
     size, halved = batch_size, False
     with tqdm(total=len(lacking), unit="clip", disable=None if shown else True) as bar:
         while lacking:
@@ -182,13 +183,16 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def refuse_unusable(jobs: Sequence[Job], raw: Folder, store: Store) -> None:
-    """Raise ValueError naming the clips that could not be augmented, each logged with its reason."""
+    """Raise ValueError naming the clips that could not be augmented, each logged with its reason.
+
+    ValueError too for clips that should be in `store` and are not.
+    """
     from augmentation.audioldm import front_end
 
+    store.bring(key for job in jobs for key in job.keys.values())
+    lacking = dict.fromkeys(job.clip for job in jobs if not all(store.path(key).is_file() for key in job.keys.values()))
     unusable = []
-    for clip in dict.fromkeys(
-        job.clip for job in jobs if not all(store.path(key).is_file() for key in job.keys.values())
-    ):
+    for clip in lacking:
         try:
             front_end(read_clip(raw / f"{clip}.flac"))
         except ValueError as error:
@@ -199,6 +203,11 @@ def refuse_unusable(jobs: Sequence[Job], raw: Folder, store: Store) -> None:
         raise ValueError(
             f"{len(unusable)} training clips are too short or silent and cannot be augmented ({listed}); the others "
             "are kept in the store. Take these recordings out of the corpus"
+        )
+    if lacking:
+        raise ValueError(
+            f"{len(lacking)} clips were made but are not in the store {store.place} ({next(iter(lacking))}): do all "
+            "nodes write to the same place?"
         )
 
 

@@ -22,7 +22,7 @@ from peers.stgram_mfn import SpectralTemporal
 from peers.subcluster_adacos import MultiResolution
 from storage.memory import return_freed_memory
 from storage.shards import Folder
-from storage.store import Store, code_of, key_of, store_folder
+from storage.store import Store, code_of, key_of, store_folder, store_place
 
 PEERS: dict[str, type[Peer]] = {
     "autoencoder": Baseline,
@@ -55,7 +55,7 @@ def peer_scores(
     }
 
     keys = {key: _key(key[0], own, features, settings[key[0]], seed) for key, own in parts.items()}
-    store = Store(store_folder("peers"), ".npz")
+    store = Store(store_place("peers"), ".npz")
     store.sweep()
 
     def done(key: tuple[str, str]) -> dict[str, np.ndarray]:

@@ -20,7 +20,7 @@ from stages.params import Declared
 from stages.paths import AUGMENTED, METRICS, PROMPTS, RAW
 from storage.files import write_json
 from storage.shards import Folder
-from storage.store import Store, store_folder
+from storage.store import Store, store_place
 
 COLUMNS = ["clip", "view", "prompt_id", "ddim_steps", "t0", "guidance_scale", "seed", "checkpoint", "key"]
 
@@ -49,9 +49,10 @@ def run(
     sounds = Folder(raw)
     settings = Settings(**{field.name: getattr(augment, field.name) for field in fields(Settings)})
     jobs = plan(clips, table, settings, identity, FRONT_END, OUTPUTS)
-    entries = Store(store_folder("augmented"), ".flac")
+    entries = Store(store_place("augmented"), ".flac")
     entries.sweep()
-    had = sum(all(map(entries.find, job.keys.values())) for job in jobs)
+    lacking = entries.lacking(key for job in jobs for key in job.keys.values())
+    had = sum(lacking.isdisjoint(job.keys.values()) for job in jobs)
     asked = jobs if had < len(jobs) else []
     if address():
         generate_on_cluster(asked, sounds, entries, folder, identity, augment.batch_size)
@@ -62,12 +63,12 @@ def run(
     table = pd.DataFrame(manifest, columns=COLUMNS)
     audits = assemble(jobs, table, sounds, entries, augment.output, out, params.storage.shards)
     write_json(metrics / "augment.json", measures(audits, augment.output))
-    logging.info("%d clips are new, %d from the store %s", len(jobs) - had, had, entries.folder)
+    logging.info("%d clips are new, %d from the store %s", len(jobs) - had, had, entries.place)
 
 
 def seed_store(_: Declared, augmented: Path = AUGMENTED) -> None:
     """Take the clips of `augmented` into the store."""
-    entries = Store(store_folder("augmented"), ".flac")
+    entries = Store(store_place("augmented"), ".flac")
     audits, sounds = augmented / "audit.csv", Folder(augmented)
     if not audits.is_file():
         raise ValueError(f"{augmented} has no audit.csv: pull it first, `dvc pull diffusion-augment`")
@@ -79,7 +80,7 @@ def seed_store(_: Declared, augmented: Path = AUGMENTED) -> None:
             if entry:
                 entry.write_bytes(file.open("rb").read())
                 new += 1
-    logging.info("%d clips are new in the store %s, %d were there", new, entries.folder, len(table) - new)
+    logging.info("%d clips are new in the store %s, %d were there", new, entries.place, len(table) - new)
 
 
 if __name__ == "__main__":

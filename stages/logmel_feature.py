@@ -15,7 +15,7 @@ from stages.params import Declared, LogMel
 from stages.paths import AUGMENTED, FEATURES, RAW
 from storage.memory import keep_freed_memory
 from storage.segments import Segments
-from storage.store import code_of, key_of, store_folder
+from storage.store import code_of, key_of, store_place
 
 
 def run(
@@ -27,7 +27,7 @@ def run(
 ) -> None:
     """Write the feature store `out` of the clips in `raw` and `augmented`."""
     settings = settings_of(params.logmel)
-    segments = Segments(store_folder("features") / front_end_key(settings))
+    segments = Segments(store_place("features") / front_end_key(settings))
     keep_freed_memory()
     clips = sources(raw, augmented)
     total = sum(_rows(folder / "manifest.csv") for folder in (raw, augmented))

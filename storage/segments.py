@@ -6,6 +6,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from storage.remote import Place
 from storage.store import Store, key_of
 
 
@@ -16,9 +17,9 @@ class Segments:
     all of them. Processes that make the same array at once both keep it.
     """
 
-    def __init__(self, folder: Path, to_add: bool = False):
-        self.folder = folder
-        self._store = Store(folder, ".safetensors")
+    def __init__(self, place: Path | Place, to_add: bool = False):
+        self._store = Store(place, ".safetensors")
+        self.place = self._store.place
         self._segment_of: dict[str, str] = {}
         self._whole: dict[str, bool] = {}  # segments that this process has checked
         if not to_add:
@@ -44,13 +45,16 @@ class Segments:
         return segment
 
     def read(self, places: list[tuple[str, str]]) -> list[np.ndarray]:
-        """The arrays at `places`, each a segment that `find` or `add` gave, and a key."""
+        """The arrays at `places`, each a segment that `find` or `add` gave, here or on another machine, and a key."""
         segments = {segment for segment, _ in places}
+        self._store.bring(segments - self._whole.keys())  # those that another machine made
         files = {segment: safe_open(self._store.path(segment), framework="np") for segment in segments}
         return [files[segment].get_tensor(key) for segment, key in places]
 
     def _look(self) -> None:
-        for segment in sorted(self._store.keys()):
+        segments = sorted(self._store.keys())
+        self._store.bring(segments)
+        for segment in segments:
             try:
                 with safe_open(self._store.path(segment), framework="np") as file:
                     self._segment_of |= dict.fromkeys(file.keys(), segment)

@@ -19,7 +19,8 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,19 +31,30 @@ from filelock import FileLock, Timeout
 
 from storage.files import naming_full_disk, sha256, whole_file
 from storage.imports import ROOT, reached
+from storage.remote import Place, fetch, names, remove, send
+
+LISTED = 100  # keys, above which the list of an object store is read instead of asking for each
+COPIED = 32  # entries at once, from an object store
 
 Content = TypeVar("Content")
 
 
-def store_folder(kind: str) -> Path:
-    """Absolute folder of the store for `kind` (augmented, features, checkpoints, archives …), outside DVC's outputs.
+def store_place(kind: str) -> Place:
+    """Where the store keeps `kind` (augmented, features, checkpoints, archives …), outside DVC's outputs.
 
     DVC deletes a stage's outputs before it runs, so what must survive a killed or repeated run lives here, under names
     that are hashes of all that determines the content. It is no parameter: `dvc exp run --temp` and queue workers run
-    in another folder and must find the same store. `RCMAE_STORE` overrides the place.
+    in another folder and must find the same store. `RCMAE_STORE` overrides the place: a folder, or the address of an
+    object store.
     """
-    root = os.environ.get("RCMAE_STORE") or platformdirs.user_cache_path("rc-mae")
-    return Path(root).resolve() / kind
+    root = os.environ.get("RCMAE_STORE") or str(platformdirs.user_cache_path("rc-mae"))
+    return Place(root if "://" in root else Path(root).resolve()) / kind
+
+
+def store_folder(kind: str) -> Path:
+    """Absolute folder of the store for `kind`, for what stays on this machine even if the store is an object store:
+    checkpoints, archives, wall times."""
+    return store_place(kind).folder
 
 
 def key_of(**determinants: Any) -> str:
@@ -72,31 +84,59 @@ def checkpoint_folder(stage: str, settings: dict, inputs: list[Path], training: 
 class Store:
     """Files with one `suffix`, named by their key, each with the SHA-256 of its content in a file beside it.
 
-    An entry that is there is complete: it is written in the folder `unfinished` and moved into place.
+    An entry that is there is complete: it is written in the folder `unfinished` and moved into place. In an object
+    store it is complete too; here are copies of those that were made or asked for here.
 
     >>> with store.put(key) as path:
     ...     if path:
     ...         write_clip(path, waveform)
     """
 
-    def __init__(self, folder: Path, suffix: str):
-        self.folder, self.suffix = folder, suffix
+    def __init__(self, place: Path | Place, suffix: str):
+        self.place, self.suffix = place if isinstance(place, Place) else Place(place), suffix
+
+    @property
+    def folder(self) -> Path:
+        """Where the entries, or the copies of them here, lie."""
+        return self.place.folder
 
     def path(self, key: str) -> Path:
-        """Where the entry is or will be, in one of 256 folders."""
+        """Where the entry, or the copy of it here, is or will be, in one of 256 folders."""
         return self.folder / key[:2] / f"{key}{self.suffix}"
 
     def keys(self) -> Iterator[str]:
         """The keys of all entries, unread and in no order."""
-        return (path.name.removesuffix(self.suffix) for path in self.folder.glob(f"??/*{self.suffix}"))
+        found = {path.name for path in self.folder.glob(f"??/*{self.suffix}")}
+        if self.place.address:
+            found.update(names(self.place.address))
+        return (name.removesuffix(self.suffix) for name in found if name.endswith(self.suffix))
 
     def find(self, key: str) -> Path | None:
-        """The entry, if it is there and whole; None otherwise. One that is damaged is named and removed."""
+        """The entry, if it is there and whole; None otherwise. One that is damaged is named and removed.
+
+        From an object store it is copied. Raises OSError if that cannot be reached.
+        """
         if self._whole(key):
             return self.path(key)
         if self.path(key).is_file():
             self._remove_damaged(key)
+        if self.place.address and fetch(self._address(key), self.path(key)):
+            self._write_digest(key, self.path(key))
+            return self.path(key)
         return None
+
+    def lacking(self, keys: Iterable[str]) -> set[str]:
+        """Those of `keys` whose entry is not there or not whole. Of many in an object store only the list is read."""
+        asked = set(keys)
+        if self.place.address and len(asked) > LISTED:
+            return asked - {name.removesuffix(self.suffix) for name in names(self.place.address)}
+        return {key for key in asked if not self.find(key)}
+
+    def bring(self, keys: Iterable[str]) -> None:
+        """Copy those of the entries that are only in an object store, many at once."""
+        if self.place.address:
+            with ThreadPoolExecutor(COPIED) as pool:
+                list(pool.map(self.find, keys))
 
     @contextmanager
     def put(self, key: str, needed: int = 0) -> Iterator[Path | None]:
@@ -119,8 +159,9 @@ class Store:
                 with naming_full_disk(final, unfinished, needed):
                     yield unfinished
                     final.parent.mkdir(exist_ok=True)
-                    with whole_file(self._digest(key)) as file:
-                        file.write_text(sha256(unfinished))
+                    self._write_digest(key, unfinished)
+                    if self.place.address:  # before it is here: what is here need not be sent any more
+                        send(unfinished, self._address(key))
                     unfinished.chmod(0o644)  # safetensors lets only its owner read what it writes
                     unfinished.replace(final)
             finally:
@@ -147,6 +188,11 @@ class Store:
 
     def remove(self, key: str) -> None:
         """Remove an entry, if it is there."""
+        if self.place.address:
+            remove(self._address(key))
+        self._remove_here(key)
+
+    def _remove_here(self, key: str) -> None:
         self.path(key).unlink(missing_ok=True)
         self._digest(key).unlink(missing_ok=True)
 
@@ -165,6 +211,13 @@ class Store:
     def _unfinished(self) -> Path:
         return self.folder / "unfinished"
 
+    def _address(self, key: str) -> str:
+        return f"{self.place}/{key[:2]}/{key}{self.suffix}"
+
+    def _write_digest(self, key: str, entry: Path) -> None:
+        with whole_file(self._digest(key)) as file:
+            file.write_text(sha256(entry))
+
     def _digest(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.sha256"
 
@@ -180,7 +233,7 @@ class Store:
         with self._locked(key):
             if self.path(key).is_file() and not self._whole(key):  # else another process made it again meanwhile
                 self._name_damaged(key, "its content does not match its checksum")
-                self.remove(key)
+                self._remove_here(key)
 
     def _name_damaged(self, key: str, reason: str) -> None:
         logging.warning("entry %s of the store is damaged and will be made again: %s", self.path(key), reason)

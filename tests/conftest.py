@@ -26,6 +26,24 @@ def program(name: str) -> str:
 
 
 @pytest.fixture(scope="session")
+def s3():
+    """A bucket of an S3 server on this machine; the environment says how to reach it."""
+    moto = pytest.importorskip("moto.server", reason="moto is not installed")
+    boto3 = pytest.importorskip("boto3", reason="boto3 is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        server = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+        server.start()
+        host, port = server.get_host_and_port()
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        boto3.client("s3").create_bucket(Bucket="rc-mae")
+        yield "s3://rc-mae"
+        server.stop()
+
+
+@pytest.fixture(scope="session")
 def real_corpus() -> Path:
     """Folder of real recordings beside the repository; tests that need it are skipped, visibly, without it."""
     folder = ROOT.parent / "shared" / "corpora"

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from copy import copy
 from pathlib import Path
 
 import pytest
@@ -176,3 +177,21 @@ def test_a_bad_value_is_one_line_before_anything_runs(clone):
     assert "pretrain: params.yaml: pretrain.epochs is -1: " in printed
     assert "Traceback" not in printed
     clone.run("git", "checkout", "-q", "-f", "HEAD")
+
+
+def test_another_clone_pulls_what_was_pushed_and_has_nothing_to_run(clone, s3, tmp_path):
+    clone.environment |= {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    clone.run("dvc", "remote", "add", "--default", "bucket", f"{s3}/pipeline")
+    clone.commit("a remote")
+    clone.run("dvc", "push")
+    clone.run("git", "clone", "-q", str(clone.root), str(tmp_path / "other"))
+    other = copy(clone)
+    other.root = tmp_path / "other"
+    other.environment = clone.environment | {"RCMAE_STORE": str(tmp_path / "store")}
+    assert not (other.root / "data/raw").exists()
+    other.run("dvc", "pull")
+    assert "up to date" in other.run("dvc", "status")
+    printed = other.run("dvc", "repro")
+    assert not other.stages_run(printed), printed
+    for name in ("data/raw/manifest.csv", "data/detector", "metrics/report/index.html"):
+        assert (other.root / name).exists()

@@ -25,15 +25,18 @@ class Nodes:
 
 
 @pytest.fixture(scope="package")
-def nodes():
-    """Two nodes that work; the environment says where their cluster is."""
+def nodes(s3, tmp_path_factory):
+    """Two nodes that work; the environment says where their cluster is. With copies of their own of an object store."""
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-cluster.txt")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_health_check_period_ms", "500")
+        patch.setenv("RAY_worker_niceness", "0")  # else tests that run beside these starve the workers
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("nodes")))
         nodes = Nodes()
         patch.setenv("RAY_ADDRESS", nodes.cluster.address)
         patch.setenv("RCMAE_RAY", "auto")
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("here")))
         yield nodes
         ray.shutdown()
         nodes.cluster.shutdown()

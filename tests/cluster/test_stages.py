@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from stages.logmel_feature import front_end_key
+from storage.store import Store, store_place
 from tests.augmentation import tiny_audioldm
 from tests.stages.test_diffusion_augment import Project
-from tests.stages.test_logmel_feature import Data
+from tests.stages.test_logmel_feature import SETTINGS, Data
 
 pytestmark = pytest.mark.slow
 
@@ -25,13 +27,13 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_augmented_clips(nodes, tmp_path, monkeypatch):
+def test_augmented_clips(nodes, s3, tmp_path, monkeypatch):
     checkpoint = tiny_audioldm.save(tmp_path / "checkpoint")
     made = []
     for name, ray in (("alone", ""), ("cluster", "auto")):
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
-        monkeypatch.setenv("RCMAE_STORE", str(tmp_path / name / "store"))
+        monkeypatch.setenv("RCMAE_STORE", f"{s3}/clips" if ray else str(tmp_path / "store"))
         monkeypatch.setenv("RCMAE_RAY", ray)
         project = Project(tmp_path / name, checkpoint)
         project.set(batch_size=2)
@@ -41,18 +43,21 @@ def test_augmented_clips(nodes, tmp_path, monkeypatch):
     assert made[0] == made[1]
 
 
-def test_features(nodes, tmp_path, monkeypatch):
+@pytest.mark.parametrize("place", ["folder", "object store"])
+def test_features(nodes, s3, tmp_path, monkeypatch, place):
     data = Data(tmp_path)
     for number in range(70):
         data.add(f"fan/train/normal_id_00_{number:08d}", 1.0 + number % 3)
     data.augment("fan/train/normal_id_00_00000001", 0)
     made = []
     for name, ray in (("alone", ""), ("cluster", "auto"), ("cluster", "auto")):
-        monkeypatch.setenv("RCMAE_STORE", str(tmp_path / name))
+        store = tmp_path / name if place == "folder" else f"{s3}/{name}"
+        monkeypatch.setenv("RCMAE_STORE", str(store))
         monkeypatch.setenv("RCMAE_RAY", ray)
         data.run(processes=1)  # forked beside Ray's threads, others would hang
         made.append(content(tmp_path / "features"))
-        assert len(list((tmp_path / name).rglob("*.safetensors"))) == 3, "71 clips, 32 at once"
+        segments = Store(store_place("features") / front_end_key(SETTINGS), ".safetensors")
+        assert len(list(segments.keys())) == 3, "71 clips, 32 at once"
     assert made[1:] == made[:1] * 2
 
 
