@@ -130,7 +130,7 @@ def _unit(batch: list[Source], segments: Segments) -> Unit:
         key = sha256(content)
         segment = segments.find(key)
         files.append((segment, key) if segment else content)
-    return Unit([str(source.file) for source in batch], files)
+    return Unit([source.clip["clip"] for source in batch], files)
 
 
 def _worker(settings: LogMelSettings, place: Place) -> Callable[[list[Content | Kept]], list[Kept]]:
