@@ -1,146 +1,226 @@
-"""Is this machine all right? Score recordings with the trained detector.
+"""Is this machine all right? Judge recordings with the trained detector.
 
-    python detect.py pump_2026-11-22.wav --machine pump --id id_00      one line per recording
-    python detect.py recordings/ --json --fail-on-anomaly               for scripts: exit code 1 on an anomaly
-    python detect.py pump.wav --machine pump --id id_00 --explain why.png
-    python detect.py --watch incoming/ --machine pump --id id_00        judge what arrives, until stopped
-    python detect.py --serve                                            a web page for this computer
-    python detect.py --export model.onnx                                for onnxruntime, without torch
+    python detect.py pump_2026-11-22.wav --machine pump --id id_00      one line per recording; short for `judge`
+    python detect.py judge recordings/ --json --fail-on-anomaly         for scripts: exit code 1 on an anomaly
+    python detect.py explain pump.wav --machine pump --id id_00 --output why.png
+    python detect.py watch incoming/ --machine pump --id id_00          judge what arrives, until stopped
+    python detect.py listen --machine pump --id id_00                   a microphone, until stopped
+    python detect.py serve                                              a web page for this computer
+    python detect.py export model.onnx                                  for onnxruntime, without torch
+    python detect.py calibrate today/ --machine pump --id id_00 --output new-detector
+    python detect.py enrol other/ --machine pump --id "Pump 3A" --output new-detector
+
+`python detect.py judge --help` tells the options of judge, and so on. docs/detection.md says how to read a verdict.
 
 Exit codes: 0, all were judged (with --fail-on-anomaly: and all are normal); 1, with --fail-on-anomaly, an anomaly;
 2, a file could not be judged (the others still are), or nothing could be done. 2 goes before 1.
 """
 
 import argparse
-import json
 import logging
-import shutil
-import signal
+import os
 import sys
-import tempfile
-import threading
+from collections.abc import Callable
 from pathlib import Path
 
-from detection.detector import Detector
-from detection.judging import Judge, Judgement, expand, machine_id
-from detection.sinks.settings import open_sinks
-from detection.sinks.table import Table
-from detection.watch import watch
+from audio.clips import LONGEST
+from detection import commands
+from detection.text import printable
 
-log = logging.getLogger("detect")
+VARIABLE = "RCMAE_DETECTOR"  # environment variable that names the folder of the detector
+DEFAULT = Path("data/detector")
+COMMANDS = {
+    "judge": commands.judge,
+    "explain": commands.explain,
+    "watch": commands.follow,
+    "listen": commands.hear_live,
+    "serve": commands.serve_page,
+    "export": commands.export,
+    "calibrate": commands.take_in,
+    "enrol": commands.take_in,
+}
 
 
-def arguments(values: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recordings", nargs="*", metavar="FILE", help="WAV or FLAC files, folders, or - for stdin")
-    parser.add_argument("--machine", help="machine type, as trained; default: a folder of that name in the path")
-    parser.add_argument("--id", type=machine_id, help="machine id, as trained: id_00 or 00; default: from the path")
-    parser.add_argument("--backend", help="how to score; default: score.backend at the time of training")
-    parser.add_argument("--channel", type=int, default=0, help="channel of the recordings, counted from 0")
-    parser.add_argument("--model", type=Path, default=Path("data/detector"), help="folder of the trained detector")
+def arguments(values: list[str]) -> argparse.Namespace:
+    """The subcommand, as `command`, and its options. Exits with code 2 where they are wrong."""
+    parser = argparse.ArgumentParser("detect.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="SUBCOMMAND")
+
+    def add(name: str, help: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        everywhere = [_detector_options(), *parents]
+        return subparsers.add_parser(name, help=help, description=f"{help}.", parents=everywhere, allow_abbrev=False)
+
+    machine, channel, channels = _machine_options(), _sound_options(_channel), _sound_options(_channels)
+    _judge_options(add("judge", "judge recordings", machine, channels))
+    _explain_options(add("explain", "draw why a recording got its score", machine, channel))
+    _watch_options(add("watch", "judge each recording that arrives in a folder", machine, channels, _sinks_options()))
+    _listen_options(add("listen", "judge live sound as it comes", machine, channels, _sinks_options()))
+    _serve_options(add("serve", "open a web page to drop recordings on", channel))
+    add("export", "write the detector as an ONNX graph").add_argument("output", type=Path, metavar="ONNX")
+    _calibrate_options(add("calibrate", "take in new healthy recordings of a machine that is known"))
+    _enrol_options(add("enrol", "take in a machine that is not known, by healthy recordings of it"))
+
+    if values and values[0] not in (*COMMANDS, "-h", "--help"):
+        values = ["judge", *values]
+    return parser.parse_args(values)
+
+
+def _detector_options() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("--model", type=Path, help=f"folder of the detector; default: {VARIABLE}, or {DEFAULT}")
+    return options
+
+
+def _machine_options() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("--machine", help="machine type, as trained; default: a folder of that name in the path")
+    options.add_argument("--id", help="machine id, as trained (0 for id_00); default: from the path")
+    return options
+
+
+def _sound_options(channel: Callable[[str], int | None]) -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("--backend", help="how to score; default: score.backend at the time of training")
+    allowed = "counted from 0, or all: each is judged" if channel is _channels else "counted from 0"
+    options.add_argument("--channel", type=channel, default=0, help=f"of the recordings, {allowed}; default: 0")
+    return options
+
+
+def _sinks_options() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("--sinks", type=Path, metavar="YAML", help="where verdicts go, see docs/monitoring.md")
+    options.add_argument("--json", action="store_true", help="print one JSON object per verdict and line")
+    return options
+
+
+def _judge_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "recordings", nargs="+", type=_file, metavar="FILE", help="sound files, folders, pipes, or - for stdin"
+    )
+    parser.add_argument("--longest", type=_positive, default=LONGEST, help="of a recording (s); default: 24 h")
     parser.add_argument("--json", action="store_true", help="one JSON object per recording and line")
     parser.add_argument("--fail-on-anomaly", action="store_true", help="exit with 1 when a recording is anomalous")
-    parser.add_argument("--explain", type=Path, metavar="PNG", help="draw why one recording got its score")
-    parser.add_argument("--watch", type=Path, metavar="FOLDER", help="judge each recording that arrives in it")
-    parser.add_argument("--record", type=Path, metavar="CSV", help="of --watch; default: FOLDER/verdicts.csv")
-    parser.add_argument("--serve", action="store_true", help="open a web page to drop recordings on")
-    parser.add_argument("--host", default="127.0.0.1", help="address of --serve; 0.0.0.0 opens it to the network")
-    parser.add_argument("--port", type=int, default=8765, help="port of --serve")
-    parser.add_argument("--export", type=Path, metavar="ONNX", help="write the detector as an ONNX graph")
-    chosen = parser.parse_args(values)
-    tasks = [bool(chosen.recordings), chosen.watch is not None, chosen.serve, chosen.export is not None]
-    if sum(tasks) != 1:
-        parser.error("give recordings, or one of --watch, --serve and --export")
-    if chosen.explain and (len(chosen.recordings) != 1 or Path(chosen.recordings[0]).is_dir()):
-        parser.error("--explain draws exactly one recording")
-    if chosen.channel < 0:
-        parser.error(f"--channel is {chosen.channel}: counted from 0")
-    return chosen
+    parser.add_argument(
+        "--false-discoveries",
+        type=_share,
+        metavar="SHARE",
+        help="call so many of the recordings anomalous, together, that at most this share of the calls is wrong",
+    )
+
+
+def _explain_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recording", type=_file, metavar="FILE")
+    parser.add_argument("--output", type=Path, required=True, metavar="PNG")
+
+
+def _watch_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--record", type=Path, metavar="CSV", help="of the verdicts; default: FOLDER/verdicts.csv")
+
+
+def _listen_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", nargs="?", help="a named pipe or - for raw samples, or an address; default: --device")
+    parser.add_argument("--device", help="microphone, by its number or a part of its name; default: the system's")
+    parser.add_argument("--list", action="store_true", help="list the microphones, and stop")
+    parser.add_argument("--rate", type=_number, metavar="HZ", help="sample rate; default: the microphone's own")
+    parser.add_argument("--format", default="s16le", help="of raw samples: s16le, s32le or f32le; default: s16le")
+    parser.add_argument("--channels", type=_number, default=1, help="that the source has; default: 1")
+    parser.add_argument("--window", type=_positive, help="of sound judged at once (s); default: the network's")
+    parser.add_argument("--hop", type=_positive, help="between the beginnings of two windows (s); default: the window")
+    parser.add_argument("--record", type=Path, metavar="CSV", help="of the verdicts; default: none")
+
+
+def _serve_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", default="127.0.0.1", help="address; 0.0.0.0 opens it to the network, with a token")
+    parser.add_argument("--port", type=_port, default=8765)
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="that holds the token; default: RCMAE_TOKEN")
+    parser.add_argument("--login-link", action="store_true", help="print a link that holds the token, new if none is")
+    parser.add_argument("--allowed-host", action="append", default=[], metavar="NAME", help="it may be called by, too")
+    parser.add_argument("--record", type=Path, metavar="CSV", help="a watcher's, whose verdicts are shown, too")
+
+
+def _calibrate_options(parser: argparse.ArgumentParser) -> None:
+    recordings = parser.add_argument_group().add_mutually_exclusive_group(required=True)
+    recordings.add_argument("recordings", nargs="*", type=_file, default=[], metavar="FILE", help="files or folders")
+    recordings.add_argument(
+        "--adopt", nargs="+", type=_file, default=[], metavar="FILE", help="false alarms: recordings that were healthy"
+    )
+    parser.add_argument(
+        "--replace", action="store_true", help="forget the recordings known so far: the machine changed"
+    )
+    _new_detector_options(parser)
+
+
+def _enrol_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recordings", nargs="+", type=_file, metavar="FILE", help="files or folders")
+    _new_detector_options(parser)
+
+
+def _new_detector_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--machine", required=True, help="machine type")
+    parser.add_argument("--id", required=True, help="machine id")
+    parser.add_argument("--channel", type=_channel, default=0, help="channel of the recordings, counted from 0")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="new folder of the new detector")
+
+
+def _file(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name")
+    return text
+
+
+def _number(text: str, most: int = 2**31, allowed: str = "a number counted from 0") -> int:
+    if text.isascii() and text.isdecimal() and int(text) <= most:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r}, allowed is {allowed}")
+
+
+def _channel(text: str) -> int:
+    return _number(text)
+
+
+def _channels(text: str) -> int | None:
+    return None if text == "all" else _number(text, allowed="all, or a number counted from 0")
+
+
+def _port(text: str) -> int:
+    return _number(text, 65535, "0 to 65535")
+
+
+def _positive(text: str, below: float = float("inf"), allowed: str = "a number above 0") -> float:
+    try:
+        if 0 < float(text) < below:
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r}, allowed is {allowed}")
+
+
+def _share(text: str) -> float:
+    return _positive(text, 1, "a number between 0 and 1")
+
+
+def model_folder() -> Path:
+    """The folder that RCMAE_DETECTOR names, or data/detector here or, where that is none, beside this file."""
+    if named := os.environ.get(VARIABLE):
+        return Path(named)
+    beside = Path(__file__).resolve().parent / DEFAULT
+    return beside if beside.is_dir() and not DEFAULT.is_dir() else DEFAULT
 
 
 def main(values: list[str] | None = None) -> int:
-    chosen = arguments(values)
+    chosen = arguments(sys.argv[1:] if values is None else values)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    for own in ("detect", "detection"):
-        logging.getLogger(own).setLevel(logging.INFO)
+    logging.getLogger("detection").setLevel(logging.INFO)
     try:
-        detector = Detector.load(chosen.model)
-        if chosen.backend is not None:
-            detector.check_backend(chosen.backend)
-        judge = Judge(detector, chosen.machine, chosen.id, chosen.backend, chosen.channel)
-        for written in filter(None, (chosen.explain, chosen.export)):  # before the work that it is to hold
-            if not written.parent.is_dir():
-                raise FileNotFoundError(f"{written}: no such folder to write to")
-        if chosen.watch is not None:
-            return follow(judge, chosen.watch, chosen.record or chosen.watch / "verdicts.csv", chosen.json)
-        if chosen.serve:
-            from detection.serve import serve
-
-            serve(judge, chosen.host, chosen.port)
-            return 0
-        if chosen.export is not None:
-            from detection.export import export_onnx
-
-            export_onnx(detector, chosen.export)
-            log.info("wrote %s; detection/export.py tells how to run it", chosen.export)
-            return 0
-        return score(judge, chosen)
+        detector = commands.load(chosen.model or model_folder())
+        return COMMANDS[chosen.command](detector, chosen)
     except (ValueError, OSError) as error:
-        print(f"detect.py: {error}", file=sys.stderr)
+        for line in str(error).splitlines():
+            print(f"detect.py: {printable(line)}", file=sys.stderr)
         return 2
-
-
-def score(judge: Judge, chosen: argparse.Namespace) -> int:
-    judgements = []
-    for path in expand(chosen.recordings):
-        judgement = from_stdin(judge, chosen.explain) if str(path) == "-" else one(judge, path, chosen.explain)
-        show(judgement, chosen.json)
-        judgements.append(judgement)
-    verdicts = [judgement.verdict for judgement in judgements if judgement.verdict]
-    if len(verdicts) < len(judgements):
-        return 2
-    return int(chosen.fail_on_anomaly and any(verdict.anomalous for verdict in verdicts))
-
-
-def one(judge: Judge, path: Path, picture: Path | None, name: str | None = None) -> Judgement:
-    judgement = judge(path, name)
-    if picture is not None and judgement.verdict and judgement.measured:
-        from detection.why import draw
-
-        draw(judge.detector, judgement.measured, judgement.verdict, picture, judgement.name)
-    return judgement
-
-
-def from_stdin(judge: Judge, picture: Path | None) -> Judgement:
-    with tempfile.NamedTemporaryFile(prefix="detect-") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
-        file.flush()
-        return one(judge, Path(file.name), picture, "-")
-
-
-def follow(judge: Judge, folder: Path, record: Path, as_json: bool) -> int:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder")
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-
-    def judged(path: Path, name: str) -> list[Judgement]:
-        judgement = judge(path, name)
-        show(judgement, as_json)
-        return [judgement]
-
-    with open_sinks(record=Table(record)) as sinks:
-        log.info("watching %s, noting verdicts in %s", folder, record)
-        watch(folder, judged, sinks, stop)
-    return 0
-
-
-def show(judgement: Judgement, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(judgement.as_json()), flush=True)
-    else:
-        print(judgement.line(), file=sys.stdout if judgement.verdict else sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

@@ -24,8 +24,9 @@ import numpy as np
 import soxr
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from audio.clips import RATES, SHORTEST_SECONDS, SILENCE, open_sound
+from audio.clips import LONGEST, RATES, SHORTEST_SECONDS, SILENCE, Sound, open_sound
 from audio.logmel import LogMelSettings
 from audio.mels import mel_centres
 from audio.scale import Scale, fill
@@ -37,8 +38,10 @@ from detection.fitting import Arrays
 from detection.folder import Description, Recordings, Settings, read_folder, write_folder
 from detection.names import LABEL_FREE
 from detection.representations import BATCH, Representations
+from detection.text import printable
 from model.network import RCMAE, IdentityClassifier
 
+LONG = 600  # s of a recording, from which reading it takes a while
 TRAVELLING = ("logmel", "scale", "norm_pix_loss")  # what a network's config holds beside the network itself
 
 
@@ -104,6 +107,16 @@ def window_starts(length: int, frames: int, hop: int) -> np.ndarray:
     """
     last = max(length - frames, 0)
     return np.append(np.arange(0, last, hop), last)
+
+
+def _with_progress(sound: Sound, sample_rate: int) -> Iterator[np.ndarray]:
+    """The blocks of a recording; of a long one, a terminal is shown how far it has been read."""
+    long = sound.seconds is None or sound.seconds > LONG
+    total = sound.seconds and round(sound.seconds)
+    with tqdm(total=total, unit="s", desc=printable(str(sound.path)), disable=None if long else True) as shown:
+        for block in sound.blocks(sample_rate):
+            yield block
+            shown.update(round(len(block) / sample_rate))
 
 
 class Detector:
@@ -380,10 +393,13 @@ class Detector:
         identity = self.identity(machine_type, machine_id)
         return self.judge(self.measure_file(path, identity, backend, channel), identity, backend)
 
-    def measure_file(self, path: Path, identity: str, backend: str | None = None, channel: int = 0) -> Measured:
-        """What the back-ends say of a sound file; see `measure`."""
-        with open_sound(path, channel) as sound:
-            measured = self.measure(sound.blocks(self.front_end.sample_rate), identity, backend)
+    def measure_file(
+        self, path: Path, identity: str, backend: str | None = None, channel: int = 0, longest: float = LONGEST
+    ) -> Measured:
+        """What the back-ends say of a sound file of at most `longest` seconds; see `measure`."""
+        with open_sound(path, channel, longest) as sound:
+            blocks = _with_progress(sound, self.front_end.sample_rate)
+            measured = self.measure(blocks, identity, backend)
         return replace(measured, warnings=tuple(sound.warnings))
 
     def measure(self, blocks: Iterable[np.ndarray], identity: str, backend: str | None = None) -> Measured:

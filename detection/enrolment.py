@@ -38,7 +38,7 @@ class Heard:
 
 
 def hear(detector: Detector, paths: Sequence[Path], channel: int = 0) -> list[Heard]:
-    """The recordings in files. Raises ValueError naming every file that cannot be taken in, with its reason."""
+    """The recordings in files. Raises ValueError with a line for every file that cannot be taken in, and its reason."""
     heard, wrong = [], []
     known = {row.sha256: row.file for row in detector.recordings.rows}
     for path in tqdm(paths, disable=None, unit="recording"):
@@ -56,7 +56,7 @@ def hear(detector: Detector, paths: Sequence[Path], channel: int = 0) -> list[He
         except (ValueError, OSError) as error:
             wrong.append(f"{path}: {str(error).removeprefix(f'{path}: ')}")
     if wrong:
-        raise ValueError("; ".join(wrong))
+        raise ValueError("\n".join(wrong))
     return heard
 
 
@@ -122,7 +122,7 @@ def _with_machine(arrays: Arrays, neighbour: int | None) -> Arrays:
 def _with_recordings(arrays: Arrays, machine: int, heard: Sequence[Heard], kept: float) -> Arrays:
     """The arrays of an ensemble after recordings of a machine were taken in."""
     arrays = dict(arrays)
-    for name, representation in BACKENDS.items():
+    for name, representation in BACKENDS.items() if heard else ():
         prefix = f"backends.{name}."
         own = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
         if own:
@@ -141,7 +141,7 @@ def _taken_in(
     others: Recordings,
     what: Literal["calibrated", "enrolled"],
 ) -> Detector:
-    if len(heard) < FEWEST:
+    if len(heard) < FEWEST and not kept:
         raise ValueError(f"{len(heard)} recording, at least {FEWEST} are needed")
     final = _with_recordings(arrays, machine, heard, kept)
     scores: dict[str, np.ndarray] = {}

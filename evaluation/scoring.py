@@ -6,16 +6,11 @@ clip, where there is something to fit on clips; the networks and the autoencoder
 """
 
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from tqdm import tqdm
 
 from audio.features import Features
@@ -24,27 +19,12 @@ from detection.detector import Detector
 from detection.ensemble import standard
 from detection.folder import ROLES, Recording, Recordings
 from evaluation import metrics
+from model.threads import in_threads
 from peers.references import level_distance, nearest_neighbour, statistics
 from storage.files import whole_folder
-from storage.memory import return_freed_memory
 
 COLUMNS = ["clip", "machine_type", "machine_id", "split", "condition"]
 BESIDE = ("negative_log_probability", "pretrained_mahalanobis", "finetuned_mahalanobis", "logmel_mahalanobis")
-WAITING = 1000  # items handed to threads at once
-
-
-def in_threads(function: Callable, items: Iterable) -> Iterator:
-    """`map(function, items)`, by as many threads as there are cores, each of which computes on one.
-
-    That is faster than computing on all cores at once, one item after the other, when an item is small. At most
-    `WAITING` items wait at once, as each takes memory.
-    """
-    return_freed_memory()  # a thread has a heap of its own, which makes no use of what others freed
-    with ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        rest = iter(items)
-        while some := list(islice(rest, WAITING)):
-            yield from pool.map(function, some)
-    return_freed_memory()
 
 
 def scored_clips(features: Features) -> pd.DataFrame:
