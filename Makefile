@@ -1,6 +1,7 @@
 # RC-MAE: what one types. `make run` and `make test` need git, make and Python >= 3.11, nothing else.
 #
 #   make run           set up .venv and run the whole pipeline; ends by naming the report
+#   make learn FOLDER=/path   train on your own recordings; docs/recordings.md shows how they may lie in the folder
 #   make test          run the tests and show how much of the code they reach
 #   make lint          check style (ruff) and types (mypy)
 #   make constraints   write the versions in .venv to constraints.txt
@@ -16,7 +17,7 @@ BIN := $(abspath $(VENV))/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS))
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help run test lint constraints clean
+.PHONY: help run learn test lint constraints clean
 
 help:
 	@sed -n 's/^#\( \|$$\)//p' $(firstword $(MAKEFILE_LIST))
@@ -24,6 +25,9 @@ help:
 run: $(VENV)/.requirements
 	dvc repro
 	@python -m stages.summary
+
+learn: $(VENV)/.requirements
+	@python -m stages.learn "$(FOLDER)"
 
 test: $(VENV)/.requirements-test
 	python -m pytest --cov --cov-report=term:skip-covered

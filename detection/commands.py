@@ -24,6 +24,7 @@ import numpy as np
 from audio.names import display_name
 from detection.calibration import false_discoveries
 from detection.detector import Detector
+from detection.drift import Drifts
 from detection.judging import Judge, Judgement, as_trained, expand
 from detection.sinks.settings import Settings, open_sinks, read_settings
 from detection.sinks.table import Table
@@ -153,19 +154,22 @@ def explain(detector: Detector, chosen: argparse.Namespace) -> int:
 
 def follow(detector: Detector, chosen: argparse.Namespace) -> int:
     """Judge what arrives in a folder, until SIGTERM or Ctrl-C."""
-    judge, folder = _judge(detector, chosen), chosen.folder
+    judge, folder, drifts = _judge(detector, chosen), chosen.folder, Drifts(detector)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
 
     def judged(path: Path, name: str) -> list[Judgement]:
         judgements = judge.each_channel(path, name) if chosen.channel is None else [judge(path, name)]
-        for judgement in judgements:
+        several = len(judgements) > 1
+        noted = [drifts.noted(each, str(number) if several else "") for number, each in enumerate(judgements)]
+        for judgement in noted:
             show(judgement, detector if chosen.json else None)
-        return judgements
+        return noted
 
-    record = chosen.record or folder / "verdicts.csv"
-    with open_sinks(_sinks(chosen), Table(record)) as sinks:
-        log.info("watching %s, noting verdicts in %s", printable(str(folder)), printable(str(record)))
+    record = Table(chosen.record or folder / "verdicts.csv")
+    with open_sinks(_sinks(chosen), record) as sinks:
+        drifts.replay(record.rows())
+        log.info("watching %s, noting verdicts in %s", printable(str(folder)), printable(str(record.path)))
         watch(folder, judged, sinks, _stopped())
     return 0
 
@@ -177,11 +181,11 @@ def hear_live(detector: Detector, chosen: argparse.Namespace) -> int:
     if chosen.list:
         print("\n".join(microphones()) or "no microphone")
         return 0
-    live = LiveJudge(_judge(detector, chosen))
+    live, drifts = LiveJudge(_judge(detector, chosen)), Drifts(detector)
     window = chosen.window or live.window
 
     def judged(waveform: np.ndarray, sample_rate: int, name: str) -> Judgement:
-        judgement = live(waveform, sample_rate, name)
+        judgement = drifts.noted(live(waveform, sample_rate, name), name)  # each channel has a name
         show(judgement, detector if chosen.json else None)
         return judgement
 
@@ -195,6 +199,8 @@ def hear_live(detector: Detector, chosen: argparse.Namespace) -> int:
 def _source(chosen: argparse.Namespace) -> "Source":
     from detection.listen import Address, Microphone, Pipe
 
+    if chosen.source is not None and chosen.device is not None:
+        raise ValueError("give --device, which is a microphone, or another source")
     if chosen.source is None:
         device = int(chosen.device) if (chosen.device or "").isdecimal() else chosen.device
         return Microphone(device, chosen.rate, chosen.channels)
@@ -204,7 +210,7 @@ def _source(chosen: argparse.Namespace) -> "Source":
         raise ValueError("the standard input is closed")
     if chosen.rate is None:
         raise ValueError("raw samples do not say their sample rate: --rate is needed")
-    path = sys.stdin.fileno() if chosen.source == "-" else Path(chosen.source)
+    path: Path | int = sys.stdin.fileno() if chosen.source == "-" else Path(chosen.source)
     return Pipe(path, chosen.rate, chosen.format, chosen.channels)
 
 

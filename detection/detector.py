@@ -8,6 +8,7 @@ It is what `stages.score` scores the test clips with, and what travels in a fold
     recordings.safetensors    their scores by back-end
     detector.json             settings, machines, and what it was trained on
     checksums.json            SHA-256 of all the above: a file that is missing, cut or changed is noticed
+    signature                 where RCMAE_KEY is set: HMAC of checksums.json, so that a change on purpose is, too
 
 Only safetensors and JSON are read; nothing in the folder is executed.
 """

@@ -1,9 +1,12 @@
 """A detector on disk: what its folder holds, checked whole before anything of it is used."""
 
+import hmac
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -20,6 +23,7 @@ from model.network import RCMAE, IdentityClassifier
 from storage.files import sha256, whole_file, whole_folder
 
 FORMAT = 2
+KEY_VARIABLE = "RCMAE_KEY"  # environment variable that holds the key of the signature
 NETWORKS = ("pretrained", "finetuned")
 ROLES = ("training", "calibration")
 
@@ -66,7 +70,7 @@ class Description(_Checked):
     machines: Annotated[list[Machine], Field(min_length=1)]
     corpus: str = ""  # what it was trained on
     simulated: bool = False  # on simulated machines: it can judge no real one
-    created: str = ""  # ISO 8601
+    created: str = ""  # ISO 8601; filled when it is loaded
     journal: list[Entry] = []
 
     @model_validator(mode="after")
@@ -181,12 +185,31 @@ def write_folder(
         (partial / "detector.json").write_text(description.model_dump_json(indent=1) + "\n", encoding="utf-8")
         sums = {path.relative_to(partial).as_posix(): sha256(path) for path in sorted(partial.rglob("*.*"))}
         (partial / "checksums.json").write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
+        if key := os.environ.get(KEY_VARIABLE):
+            (partial / "signature").write_text(_signature(partial, key) + "\n", encoding="utf-8")
+
+
+def _signature(folder: Path, key: str) -> str:
+    """HMAC-SHA256 of checksums.json, and so of all files, in hexadecimal digits."""
+    return hmac.new(key.encode(), (folder / "checksums.json").read_bytes(), "sha256").hexdigest()
+
+
+def _check_signature(folder: Path, key: str) -> None:
+    if not (folder / "signature").is_file():
+        raise ValueError(f"{folder}: signature is missing, and {KEY_VARIABLE} is set")
+    found = (folder / "signature").read_bytes().strip()
+    if not hmac.compare_digest(found, _signature(folder, key).encode()):
+        raise ValueError(
+            f"{folder}: signature is not that of {KEY_VARIABLE}: another key, or it was changed on purpose"
+        )
 
 
 def read_folder(folder: Path) -> Folder:
     """The detector in `folder`, every file checked. Raises ValueError naming the file and the entry that is wrong."""
     if not (folder / "checksums.json").is_file():
         raise ValueError(f"{folder} holds no detector (no checksums.json): train one with `dvc repro`")
+    if key := os.environ.get(KEY_VARIABLE):
+        _check_signature(folder, key)
     _check_sums(folder, read_json(folder / "checksums.json"))
     description = _description(folder / "detector.json")
     pretrained, config = load_model(folder / "pretrained", RCMAE)
@@ -229,9 +252,12 @@ def _description(path: Path) -> Description:
     if found.get("format") != FORMAT:
         raise ValueError(f"{path} has format {found.get('format')!r}, this version reads {FORMAT}")
     try:
-        return Description.model_validate_json(path.read_bytes())
+        description = Description.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise ValueError(f"{path}: {_mistake(error)}") from None
+    # the score stage writes no date, for its output must depend on its inputs alone: it is that of the file
+    written = datetime.fromtimestamp(path.stat().st_mtime).astimezone().isoformat(timespec="seconds")
+    return description if description.created else description.model_copy(update={"created": written})
 
 
 def _mistake(error: ValidationError) -> str:

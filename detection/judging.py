@@ -23,6 +23,7 @@ class Judgement:
     verdict: Verdict | None = None
     error: str = ""
     measured: Measured | None = None  # what the verdict comes from
+    drift: float | None = None  # see `detection.drift`, where verdicts of a machine follow each other
     called: bool | None = None  # as one of a batch: to be called anomalous, see `calibration.false_discoveries`
 
     @property
@@ -54,6 +55,7 @@ class Judgement:
             **call,
             "sentence": self.verdict.sentence,
             **asdict(self.verdict),
+            **({} if self.drift is None else {"drift": self.drift}),
         }
 
     def row(self) -> dict:
@@ -61,6 +63,7 @@ class Judgement:
         row = {"judged": datetime.now().astimezone().isoformat(timespec="seconds"), "error": self.error}
         if self.verdict is not None:
             row |= {name: getattr(self.verdict, name) for name in NOTED} | {"verdict": self.verdict.word}
+            row["drift"] = self.drift
             row["warnings"] = "; ".join(self.verdict.warnings)
             spans = (f"{one.start:.1f}-{one.end:.1f}" for one in self.verdict.windows if one.anomalous)
             row["anomalous_s"] = " ".join(spans)

@@ -16,6 +16,7 @@ SHARED = {
     "command",
     "curves",
     "dependencies",
+    "learn",
     "params",
     "paths",
     "store",

@@ -9,10 +9,13 @@ import sys
 from copy import copy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
+from audio.clips import write_clip
 from tests.conftest import ROOT
+from tests.tiny_corpus import sound
 
 TINY = {
     "model": {"width": 16, "depth": 1, "heads": 2, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2},
@@ -195,3 +198,26 @@ def test_another_clone_pulls_what_was_pushed_and_has_nothing_to_run(clone, s3, t
     assert not other.stages_run(printed), printed
     for name in ("data/raw/manifest.csv", "data/detector", "metrics/report/index.html"):
         assert (other.root / name).exists()
+
+
+def test_own_recordings_are_learned_aside_and_put_into_place(clone, tmp_path):
+    """One machine, healthy recordings alone. What is refused leaves the workspace as it was."""
+    before = (clone.root / "params.yaml").read_text(), clone.run("git", "status", "--short")
+    (tmp_path / "empty").mkdir()
+    printed = clone.run("python", "-m", "stages.learn", str(tmp_path / "empty"), fails=True)
+    assert "learn: the recordings cannot be learned from" in printed and "Traceback" not in printed
+    recordings = tmp_path / "recordings" / "Pump 3A"
+    recordings.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        write_clip(recordings / f"{number:02d}.flac", sound(300.0 + number, 1.5, False, rng))
+    printed = clone.run("python", "-m", "stages.learn", str(recordings), "-S", "pretrain.epochs=-1", fails=True)
+    assert "pretrain.epochs is -1" in printed and "nothing was changed in params.yaml" in printed
+    assert ((clone.root / "params.yaml").read_text(), clone.run("git", "status", "--short")) == before
+
+    printed = clone.run("python", "-m", "stages.learn", str(recordings))
+    assert "Report: " in printed and 'detect.py RECORDING --machine "machine" --id "Pump 3A"' in printed
+    judged = clone.run("python", "detect.py", str(recordings / "00.flac"), "--json")
+    assert '"machine_id": "Pump 3A"' in judged and f"trained on {recordings}" in judged
+    assert not clone.stages_run(clone.run("dvc", "repro"))
+    clone.run("git", "checkout", "-q", "-f", "HEAD")

@@ -34,6 +34,7 @@ COLUMNS = [
     "anomalous_s",  # begin-end of the anomalous windows (s), separated by blanks
     "channel",
     "channels",  # how many rows this recording has, one for each channel; empty means one
+    "drift",  # see detection.drift
     "warnings",
     "error",
 ]
