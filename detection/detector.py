@@ -509,6 +509,11 @@ class Detector:
             scores = detector.window_scores(blank, len(detector.identities) - 1)
         except (ValueError, RuntimeError, TypeError, KeyError, IndexError) as error:
             raise ValueError(f"{folder}/ensemble.safetensors does not fit: {' '.join(str(error).split())}") from None
+        for identity in detector.identities:
+            try:
+                detector.threshold(identity)
+            except ValueError as error:
+                raise ValueError(f"{folder}: {identity.replace('/', ' ')}: {error}") from None
         if found.description.settings.backend not in scores:
             raise ValueError(f"{folder}/detector.json: back-end {found.description.settings.backend} was not fitted")
         return detector

@@ -17,13 +17,14 @@ from stages.summary import summary
 from storage.files import read_yaml
 
 
-def learn(folder: Path, overrides: list[str]) -> None:
-    """Train on the recordings in `folder` with params `overrides` ("key=value") and put the result into the workspace.
+def learn(path: str, overrides: list[str]) -> None:
+    """Train on the recordings in the folder `path` with params `overrides` ("key=value"); put the result into place.
 
     Raises ValueError where that fails; the commands that it runs have said why.
     """
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; make learn FOLDER=/path/to/recordings")
+    folder = Path(path)
+    if not path or not folder.is_dir():
+        raise ValueError(f"{path or 'FOLDER'}: no such folder; make learn FOLDER=/path/to/recordings")
     _run("the recordings cannot be learned from", sys.executable, "-m", "stages.download", "--check", str(folder))
     list(sweep_experiments(Path()))
     name = f"learned-{datetime.now():%Y%m%d-%H%M%S}"
@@ -48,7 +49,7 @@ def hint() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="of recordings; docs/recordings.md shows how they may lie in it")
+    parser.add_argument("folder", help="of recordings; docs/recordings.md shows how they may lie in it")
     parser.add_argument("-S", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="a parameter")
     chosen = parser.parse_args()
     try:

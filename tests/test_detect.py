@@ -3,10 +3,12 @@
 import csv
 import io
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import chdir
 from pathlib import Path
@@ -14,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.numpy
 import soundfile
 from PIL import Image
 
@@ -23,8 +26,9 @@ from audio.features import Features
 from detection.detector import Detector
 from stages import logmel_feature
 from stages.params import load
+from storage.files import sha256
 from tests.conftest import ROOT
-from tests.tiny_corpus import make_scored
+from tests.tiny_corpus import make_scored, sound
 
 
 @pytest.fixture(scope="module")
@@ -321,3 +325,100 @@ def test_the_watcher_survives_a_stop_and_judges_each_recording_once(root, test_c
     assert first["verdict"] in ("normal", "anomalous") and 0 < float(first["p_value"]) <= 1 and first["error"] == ""
     assert second["verdict"] == "" and "cannot be decoded" in second["error"]
     assert third["file"] == "anomaly_id_02_00000000.flac" and third["machine_id"] == "id_02"
+
+
+def test_many_recordings_are_called_together(run, test_clips):
+    lines = [json.loads(line) for line in run(test_clips, "--json", "--false-discoveries", "0.3")[1]]
+    assert [line["file"] for line in lines] == [str(path) for path in sorted(test_clips.iterdir())]  # in their order
+    ranked = sorted(line["p_value"] for line in lines)
+    most = max([p for rank, p in enumerate(ranked, 1) if p <= 0.3 * rank / len(ranked)], default=0.0)
+    assert [line["called"] for line in lines] == [
+        "anomalous" if line["p_value"] <= most else "normal" for line in lines
+    ]
+    assert run(test_clips, "--false-discoveries", "0.000001", "--fail-on-anomaly")[0] == 0
+
+
+def test_a_pipe_and_a_closed_standard_input(run, test_clips, tmp_path, monkeypatch):
+    clip, pipe = test_clips / "anomaly_id_00_00000000.flac", tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(clip.read_bytes(),))
+    writer.start()
+    code, lines, _ = run(pipe, "--machine", "fan", "--id", "00", "--json")
+    writer.join()
+    assert code == 0 and json.loads(lines[0]) == json.loads(run(clip, "--json")[1][0]) | {"file": str(pipe)}
+    monkeypatch.setattr(sys, "stdin", None)
+    assert run("-", "--machine", "fan", "--id", "00")[::2] == (2, "-: not judged: the standard input is closed\n")
+
+
+def test_a_name_that_is_too_long_ends_nothing(run, test_clips):
+    code, lines, err = run("x" * 300, test_clips / "normal_id_00_00000000.flac")
+    assert code == 2 and len(lines) == 1 and err == f"{'x' * 300}: not judged: File name too long\n"
+
+
+def test_a_recording_longer_than_allowed(run, test_clips):
+    code, _, err = run(test_clips / "normal_id_00_00000001.flac", "--longest", "1.5")
+    assert code == 2 and "longer than" in err
+
+
+def test_each_channel_is_a_sensor(run, test_clips, tmp_path):
+    clip = read_clip(test_clips / "anomaly_id_00_00000000.flac")
+    soundfile.write(tmp_path / "two.wav", np.stack([clip, 0.5 * clip], 1), 16000, subtype="PCM_24")
+    _, lines, _ = run(tmp_path / "two.wav", "--machine", "fan", "--id", "00", "--channel", "all", "--json")
+    assert [json.loads(line)["file"] for line in lines] == [f"{tmp_path}/two.wav, channel {each}" for each in (0, 1)]
+
+
+def test_recordings_and_machines_are_taken_in_from_the_command_line(run, root, tmp_path):
+    before = {path: path.read_bytes() for path in (root / "data/detector").rglob("*.*")}
+    machine = ["--machine", "fan", "--id", "Lüfter Nord"]
+    rng = np.random.default_rng(7)
+    (tmp_path / "other").mkdir()
+    for number in range(12):
+        write_clip(tmp_path / "other" / f"{number:02d}.flac", sound(600.0, 2.0, False, rng))
+    write_clip(tmp_path / "alarm.flac", sound(600.0, 2.0, False, rng))
+    write_clip(tmp_path / "silent.flac", np.zeros(32000))
+    alarm = tmp_path / "alarm.flac"
+    code, _, err = run("enrol", tmp_path, *machine, "--output", tmp_path / "bad")
+    assert code == 2 and err == f"detect.py: {tmp_path}/silent.flac: the recording is silent\n"
+    assert run("enrol", alarm, *machine, "--output", tmp_path / "bad")[2].endswith("at least 2 are needed\n")
+    assert not (tmp_path / "bad").exists()
+    assert run("enrol", tmp_path / "other", *machine, "--output", tmp_path / "first")[0] == 0
+    second = ["--output", tmp_path / "second", "--model", tmp_path / "first"]
+    assert run("calibrate", "--adopt", alarm, *machine, *second)[0] == 0
+    told = json.loads(run(alarm, *machine, "--model", tmp_path / "second", "--json")[1][0])
+    assert told["n"] == 13 and told["detector"]["machines"]["fan"][-1] == "Lüfter Nord"
+    journal = json.loads((tmp_path / "second/detector.json").read_text())["journal"]
+    assert [entry["what"] for entry in journal] == ["enrolled", "calibrated"]
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize("wrong", ["nan in a back-end", "std of 0", "constant scores"])
+@pytest.mark.parametrize("command", ["judge", "explain", "watch", "serve", "export", "calibrate", "enrol"])
+def test_a_wrong_detector_judges_nothing(run, root, test_clips, tmp_path, command, wrong):
+    """With checksums made anew: every subcommand ends with exit code 2 and a line, and writes nothing."""
+    model = Path(shutil.copytree(root / "data/detector", tmp_path / "detector"))
+    name = "recordings" if wrong == "constant scores" else "ensemble"
+    arrays = safetensors.numpy.load_file(model / f"{name}.safetensors")
+    for key in arrays:
+        if wrong == "nan in a back-end" and key.endswith("pretrained_mahalanobis.means"):
+            arrays[key][0, 0] = np.nan
+        if wrong == "std of 0" and key == "std_combined":
+            arrays[key][0] = 0
+        if wrong == "constant scores" and key not in ("spectra", "frames"):
+            arrays[key][:] = 1.5
+    safetensors.numpy.save_file(arrays, model / f"{name}.safetensors")
+    sums = json.loads((model / "checksums.json").read_text())
+    sums |= {f"{name}.safetensors": sha256(model / f"{name}.safetensors")}
+    (model / "checksums.json").write_text(json.dumps(sums))
+    machine, new = ["--machine", "fan", "--id", "id_00"], tmp_path / "new.png"
+    options = {
+        "judge": [test_clips / "normal_id_00_00000000.flac"],
+        "explain": [test_clips / "normal_id_00_00000000.flac", "--output", new],
+        "watch": [test_clips],
+        "serve": [],
+        "export": [new],
+        "calibrate": [test_clips, *machine, "--output", new],
+        "enrol": [test_clips, "--machine", "fan", "--id", "new", "--output", new],
+    }
+    code, lines, err = run(command, *options[command], "--model", model)
+    assert code == 2 and lines == [] and err.count("\n") == 1
+    assert not new.exists() and not (test_clips / "verdicts.csv").exists()
