@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -25,7 +24,7 @@ from audio.manifest import read_manifest
 from benchmarks.measuring import seconds, show
 from cluster.units import ADDRESS, Unit, spread
 from stages import diffusion_augment, logmel_feature
-from stages.params import read
+from stages.params import load
 
 ROOT = Path(__file__).parents[1]
 MEMORY = 200 * 2**20  # bytes of a node's object store
@@ -75,7 +74,6 @@ def on(nodes: int) -> Iterator[None]:
 
 def ways(raw: Path, prompts: Path, folder: Path, clips: int) -> dict[str, Callable[[], None]]:
     """Both stages, each with a fresh store at every call."""
-    params = read(ROOT / "params.yaml")
     manifest = read_manifest(raw / "manifest.csv")
     train = manifest[manifest["split"] == "train"]
     (folder / "raw").mkdir()
@@ -91,37 +89,37 @@ def ways(raw: Path, prompts: Path, folder: Path, clips: int) -> dict[str, Callab
 
     def augment() -> None:
         fresh()
-        chosen = SimpleNamespace(augment=params.augment, storage=SimpleNamespace(shards="never"))
-        diffusion_augment.run(chosen, folder / "raw", prompts, folder / "augmented", folder / "metrics")
+        params = load("diffusion-augment", ROOT)
+        diffusion_augment.run(params, folder / "raw", prompts, folder / "augmented", folder / "metrics")
 
     def features() -> None:
         fresh()
-        chosen = SimpleNamespace(logmel=params.logmel)
-        logmel_feature.run(chosen, folder / "raw", folder / "none", folder / "features", 1)
+        params = load("logmel-feature", ROOT)
+        logmel_feature.run(params, folder / "raw", folder / "none", folder / "features", 1)
 
     return {"augment": augment, "features": features}
 
 
 def measure(raw: Path, prompts: Path, clips: int, nodes: list[int], stages: list[str]) -> list[dict]:
     """A row for each stage and number of nodes; the workers' start is part of the time."""
-    rows = []
+    rows: list[dict] = []
+    first: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
         runs = ways(raw, prompts, Path(name), clips)
         total = len(read_manifest(Path(name) / "raw" / "manifest.csv"))
         for number in nodes:
             with on(number):
                 for stage in stages:
-                    taken = seconds(runs[stage])
-                    rows.append({"stage": stage, "nodes": number or "without Ray", "clips/s": total / taken})
-    for row in rows:
-        alone = next((other["clips/s"] for other in rows if other["stage"] == row["stage"]), 0.0)
-        row[f"x {rows[0]['nodes']}"] = row["clips/s"] / alone
+                    rate = total / seconds(runs[stage])
+                    first.setdefault(stage, rate)
+                    row = {"stage": stage, "nodes": number or "without Ray", "clips/s": rate}
+                    rows.append(row | {"x first": rate / first[stage]})
     return rows
 
 
 def kill(kills: int) -> list[dict]:
     """Units lost and doubled over so many killed nodes, one after ten units each."""
-    nodes, done = Nodes(3), Counter()
+    nodes, done = Nodes(3), Counter[int]()
     units = [Unit([f"clip {number}"], number) for number in range(10 * (kills + 1))]
     started, killed = time.perf_counter(), 0
     try:

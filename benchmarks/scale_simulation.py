@@ -104,8 +104,8 @@ def simulate(work: Work, workers: int, per_node: int, given: Figures, random: np
         heapq.heappush(free, (back, worker))
         if begun >= back:  # all workers of the node have found out
             fails[node] = back + random.exponential(given.node_lives)
-    shares = (computed / workers, len(work.seconds) * work.handed, len(work.seconds) * work.moved)
-    return Outcome(end, *(share / end for share in shares), repeated)
+    units = len(work.seconds)
+    return Outcome(end, computed / workers / end, units * work.handed / end, units * work.moved / end, repeated)
 
 
 def measure(clips: int, sizes: list[int], given: Figures) -> list[dict]:
