@@ -20,7 +20,7 @@ from benchmarks.measuring import show
 from detection.detector import Detector
 from storage.files import sha256
 
-VALUES = (None, True, -1, 0, 1e30, "", "x", [], {}, "../x")  # that a value of JSON is changed to
+VALUES: tuple[Any, ...] = (None, True, -1, 0, 1e30, "", "x", [], {}, "../x")  # that a value of JSON is changed to
 
 
 def flip_bit(file: Path, rng: random.Random) -> None:

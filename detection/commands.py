@@ -7,7 +7,6 @@ import argparse
 import json
 import logging
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from audio.clips import LONGEST
 from audio.names import display_name
 from detection.calibration import false_discoveries
 from detection.detector import Detector
@@ -35,6 +35,7 @@ from model.threads import in_threads
 if TYPE_CHECKING:
     from detection.listen import Source
 
+READ_AT_ONCE = 2**20  # bytes
 LARGEST_PIPE = 4_000_000_000  # bytes that are taken from a pipe: more is no recording that fits a WAV
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def judge(detector: Detector, chosen: argparse.Namespace) -> int:
     paths = list(expand(chosen.recordings))
     each = map if len(paths) == 1 else in_threads  # a single one has all cores
     several = chosen.channel is None
-    judgements = chain.from_iterable(each(lambda path: judge_file(judge, path, several), paths))
+    judgements: Iterator[Judgement] = chain.from_iterable(each(lambda path: judge_file(judge, path, several), paths))
     if chosen.false_discoveries is not None:
         judgements = iter(called(list(judgements), chosen.false_discoveries))
     unjudged = anomalous = False
@@ -83,12 +84,11 @@ def judge(detector: Detector, chosen: argparse.Namespace) -> int:
     return 2 if unjudged else int(chosen.fail_on_anomaly and anomalous)
 
 
-def _judge(detector: Detector, chosen: argparse.Namespace, longest: float | None = None) -> Judge:
+def _judge(detector: Detector, chosen: argparse.Namespace, longest: float = LONGEST) -> Judge:
     if chosen.backend is not None:
         detector.check_backend(chosen.backend)
     machine = {"machine_type": chosen.machine, "machine_id": chosen.id} if "machine" in chosen else {}
-    limit = {"longest": longest} if longest is not None else {}
-    return Judge(detector, backend=chosen.backend, channel=chosen.channel or 0, **machine, **limit)
+    return Judge(detector, backend=chosen.backend, channel=chosen.channel or 0, longest=longest, **machine)
 
 
 def judge_file(judge: Judge, path: Path, each_channel: bool = False) -> list[Judgement]:
@@ -112,7 +112,7 @@ def _regular(path: Path) -> Iterator[Path]:
         tempfile.NamedTemporaryFile(prefix="detect-") as file,
         path.open("rb") if str(path) != "-" else sys.stdin.buffer as pipe,
     ):
-        while block := pipe.read(shutil.COPY_BUFSIZE):
+        while block := pipe.read(READ_AT_ONCE):
             file.write(block)
             if file.tell() > LARGEST_PIPE:
                 raise ValueError(f"more than {LARGEST_PIPE // 10**9} GB through a pipe: give a file")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from audio.clips import LONGEST, open_sound
 from detection.detector import Detector, Measured, Verdict
@@ -60,7 +61,7 @@ class Judgement:
 
     def row(self) -> dict:
         """The judgement as the columns of the watcher's table, see `detection.watch`."""
-        row = {"judged": datetime.now().astimezone().isoformat(timespec="seconds"), "error": self.error}
+        row: dict[str, Any] = {"judged": datetime.now().astimezone().isoformat(timespec="seconds"), "error": self.error}
         if self.verdict is not None:
             row |= {name: getattr(self.verdict, name) for name in NOTED} | {"verdict": self.verdict.word}
             row["drift"] = self.drift

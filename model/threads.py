@@ -11,7 +11,8 @@ import torch
 from storage.memory import return_freed_memory
 
 WAITING = 1000  # items handed to threads at once
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

@@ -17,7 +17,7 @@ VERDICTS = 100  # kept of each machine
 UNJUDGED = 5  # recordings without a verdict that are kept
 TAIL = 1_000_000  # bytes of the record's end that are read: some thousand rows
 LONGEST_HEADER = 10_000  # bytes
-FIGURES = ("score", "threshold", "p_value", "alpha", "n")
+FIGURES = ("score", "threshold", "p_value", "alpha", "n", "drift")
 NEEDED = {"judged", "file", "machine_type", "machine_id", "verdict", "error"}  # columns of a record
 
 
