@@ -48,7 +48,7 @@ def draw_why(picture: Path) -> None:
     sound = picture.with_name(f"{Path(row['clip']).name}.flac")
     with (Folder(ROOT / "data/raw") / f"{row['clip']}.flac").open("rb") as recorded:
         sound.write_bytes(recorded.read())
-    arguments = [sound, "--machine", row["machine_type"], "--id", row["machine_id"], "--explain", picture]
+    arguments = ["explain", sound, "--machine", row["machine_type"], "--id", row["machine_id"], "--output", picture]
     subprocess.run([sys.executable, "detect.py", *map(str, arguments)], cwd=ROOT, check=True)
 
 
