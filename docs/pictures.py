@@ -48,8 +48,9 @@ def draw_why(picture: Path) -> None:
     sound = picture.with_name(f"{Path(row['clip']).name}.flac")
     with (Folder(ROOT / "data/raw") / f"{row['clip']}.flac").open("rb") as recorded:
         sound.write_bytes(recorded.read())
-    arguments = ["explain", sound, "--machine", row["machine_type"], "--id", row["machine_id"], "--output", picture]
-    subprocess.run([sys.executable, "detect.py", *map(str, arguments)], cwd=ROOT, check=True)
+    machine = ["--machine", row["machine_type"], "--id", row["machine_id"]]
+    arguments = ["explain", sound.name, *machine, "--output", picture]
+    subprocess.run([sys.executable, ROOT / "detect.py", *map(str, arguments)], cwd=sound.parent, check=True)
 
 
 def main() -> None:

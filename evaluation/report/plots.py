@@ -5,6 +5,7 @@ follows the page into dark mode and onto paper; where the variables are not defi
 """
 
 import io
+import itertools
 import re
 from collections.abc import Sequence
 from html import escape
@@ -120,7 +121,7 @@ def watched(rows: Sequence[dict], references: Sequence[str]) -> Figure:
     A row holds name (text), auc, low, high (fractions) and references ({name: auc}); `references` names up to four of
     them in the order of the legend.
     """
-    markers = dict(zip(references, ("|", "v", "^", "D"), strict=False))
+    markers = dict(zip(references, itertools.cycle(("|", "v", "^", "D", "s")), strict=False))
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(WIDTH, 0.36 * len(rows) + 1.15), layout="constrained")
         axes = figure.add_subplot()
