@@ -49,7 +49,7 @@ def serve(
     ):
         bound, port = listening.getsockname()[:2]
         if token is None and not is_loopback(bound):
-            raise ValueError(f"{host} is reached from other computers: give a token (--token or {TOKEN_VARIABLE})")
+            raise ValueError(f"{host} is reached from other computers: give a token (--token-file or {TOKEN_VARIABLE})")
         login = Login(token, cookie=f"detect-{port}") if token is not None else None  # cookies do not tell ports apart
         app = application(judge, folder, hosts, login, History(judge.detector.machines, record))
         name = _own_address(listening.family) if hosts.any_address else host
