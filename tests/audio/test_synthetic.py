@@ -59,8 +59,8 @@ def spectrum_db(signal: np.ndarray) -> np.ndarray:
 
 def test_clips_have_dcase_names_and_the_described_numbers(machines):
     specs = list(machines.clips())
-    assert len({spec.clip for spec in specs}) == len(specs) == 6 * 3 * (14 + 30 + 8 + 8)
-    assert Counter(spec.machine_type for spec in specs) == dict.fromkeys(TYPES, 180)
+    assert len({spec.clip for spec in specs}) == len(specs) == 6 * 3 * (14 + 39 + 8 + 8)
+    assert Counter(spec.machine_type for spec in specs) == dict.fromkeys(TYPES, 3 * 69)
     for spec in specs:
         assert re.fullmatch(
             rf"{spec.machine_type}/{spec.split}/{spec.condition}_{spec.machine_id}_\d{{8}}", spec.clip
@@ -147,10 +147,11 @@ def test_a_clip_depends_on_seed_and_name_alone(machines, machine_type):
 
 SYNTHESISE = """
 import sys
+from pathlib import Path
 from audio.clips import digest
 from audio.synthetic.clips import synthesise
 from audio.synthetic.description import read_description
-machines = read_description(sys.argv[1])
+machines = read_description(Path(sys.argv[1]))
 for spec in {spec.machine_type: spec for spec in machines.clips()}.values():
     print(spec.clip, digest(synthesise(spec, machines)))
 """
