@@ -25,7 +25,6 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
 }
 _NAME = "[a-zA-Z0-9._-]{1,253}"
 _HOST = re.compile(rf"(?:\[([0-9a-fA-F:.]{{2,45}})\]|({_NAME}))(?::\d{{1,5}})?")

@@ -23,6 +23,8 @@ from detection.web.results import PLACES
 from tests.conftest import ROOT
 
 ASKED = {"X-Requested-By": "detect"}
+TOKEN = "correct-horse-battery"
+WAIT = 300  # s, for what comes at once on a computer that does nothing else
 
 
 SERVE = """
@@ -60,14 +62,16 @@ def server(model, stop=signal.SIGTERM, environment=None, largest_file=None, **op
             yield re.search(r"http://\S+", process.stderr.readline())[0], process
         finally:
             process.send_signal(stop)
-            assert process.wait(15) == (-stop if stop == signal.SIGKILL else 0)
+            assert process.wait(WAIT) == 0
             assert "Traceback" not in process.stderr.read()
 
 
 @pytest.fixture(scope="module")
-def running(root):
-    with server(root / "data" / "detector") as running:
+def running(root, tmp_path_factory):
+    temporary = tmp_path_factory.mktemp("temporary")
+    with server(root / "data" / "detector", environment={"TMPDIR": str(temporary)}) as running:
         yield running
+    assert list(temporary.iterdir()) == [], "no recording outlives the server"
 
 
 @pytest.fixture(scope="module")
@@ -82,16 +86,16 @@ def clip(root):
 
 def judge(address, content, name="a.flac", machine="pump/id_00", headers=ASKED):
     return requests.post(
-        f"{address}/judge", params={"name": name, "machine": machine}, data=content, headers=headers, timeout=60
+        f"{address}/judge", params={"name": name, "machine": machine}, data=content, headers=headers, timeout=WAIT
     )
 
 
 def test_a_recording_gets_the_verdict_of_the_detector_with_sound_and_picture(address, clip, detector):
     result = judge(address, clip.read_bytes()).json()
     assert result["score"] == pytest.approx(detector.score_file(clip, "pump", "id_00").score, abs=1e-6)
-    assert requests.get(f"{address}/kept/{result['number']}.wav", timeout=10).content[:4] == b"RIFF"
-    assert requests.get(f"{address}/kept/{result['number']}.png", timeout=10).content[1:4] == b"PNG"
-    assert requests.get(f"{address}/results", timeout=10).json()[0] == result
+    assert requests.get(f"{address}/kept/{result['number']}.wav", timeout=WAIT).content[:4] == b"RIFF"
+    assert requests.get(f"{address}/kept/{result['number']}.png", timeout=WAIT).content[1:4] == b"PNG"
+    assert requests.get(f"{address}/results", timeout=WAIT).json()[0] == result
 
 
 @pytest.mark.parametrize(
@@ -114,7 +118,7 @@ def test_an_upload_of_two_gigabytes_is_refused_before_it_is_read(address, clip):
     with requests.Session() as session:
         request = requests.Request("POST", f"{address}/judge?name=long.wav", headers=ASKED).prepare()
         request.headers["Content-Length"] = str(2 * 1024**3)
-        answer = session.send(request, timeout=10)
+        answer = session.send(request, timeout=WAIT)
     assert answer.status_code == 413 and "larger than 200 MB" in answer.json()["error"]
     assert "score" in judge(address, clip.read_bytes()).json()
 
@@ -129,23 +133,16 @@ def test_an_upload_that_does_not_say_its_size_is_cut_off(address, clip):
 
 def test_other_origins_and_other_names_of_this_server_are_refused(address, clip):
     assert judge(address, clip.read_bytes(), headers={}).status_code == 403
-    rebound = requests.get(address, headers={"Host": "evil.example"}, timeout=10)
+    rebound = requests.get(address, headers={"Host": "evil.example"}, timeout=WAIT)
     assert rebound.status_code == 400
-    assert "default-src 'self'" in requests.get(address, timeout=10).headers["Content-Security-Policy"]
+    assert "default-src 'self'" in requests.get(address, timeout=WAIT).headers["Content-Security-Policy"]
 
 
 @pytest.mark.parametrize(
     "path", ["/kept/..%2f..%2fetc%2fpasswd.wav", "/kept/0.upload", "/web/../serve.py", "/kept/*.wav"]
 )
 def test_nothing_else_is_let_out(address, path):
-    assert requests.get(address + path, timeout=10).status_code == 404
-
-
-def test_no_recording_outlives_the_server(root, clip, tmp_path):
-    with server(root / "data" / "detector", environment={"TMPDIR": str(tmp_path)}) as (address, _):
-        judge(address, clip.read_bytes())
-        assert list(tmp_path.rglob("*.wav"))
-    assert list(tmp_path.iterdir()) == []
+    assert requests.get(address + path, timeout=WAIT).status_code == 404
 
 
 def test_a_full_disk_takes_the_sound_but_not_the_verdict(root, clip, tmp_path):
@@ -154,7 +151,7 @@ def test_a_full_disk_takes_the_sound_but_not_the_verdict(root, clip, tmp_path):
     with server(root / "data" / "detector", signal.SIGINT, **options) as (address, _):
         result = judge(address, upload).json()
         assert result["verdict"] in ("normal", "anomalous") and not result["sound"] and not result["picture"]
-        assert requests.get(f"{address}/kept/{result['number']}.wav", timeout=10).status_code == 404
+        assert requests.get(f"{address}/kept/{result['number']}.wav", timeout=WAIT).status_code == 404
         refused = judge(address, upload + bytes(2000))
         assert refused.status_code == 507 and "cannot keep the recording" in refused.json()["error"]
         assert "score" in judge(address, upload).json()
@@ -188,14 +185,14 @@ def test_more_recordings_than_there_is_room_for_are_told_to_come_again(address, 
     try:
         answer = judge(address, clip.read_bytes())
         assert answer.status_code == 503 and int(answer.headers["Retry-After"]) >= 1
-        assert requests.get(f"{address}/results", timeout=10).ok
+        assert requests.get(f"{address}/results", timeout=WAIT).ok
     finally:
         for connection in held:
             connection.close()
     assert "score" in until(lambda: judge(address, clip.read_bytes()), lambda answer: answer.ok).json()
 
 
-def until(ask, done, seconds=10):
+def until(ask, done, seconds=WAIT):
     """What `ask` gives once it is `done`."""
     end = time.monotonic() + seconds
     while not done(answer := ask()):
@@ -206,11 +203,9 @@ def until(ask, done, seconds=10):
 
 # ----------------------------------------------------------------------------------------------------------- the token
 
-TOKEN = "correct-horse-battery"
-
 
 def log_in(session, address, token=TOKEN):
-    return session.post(f"{address}/login", json={"token": token}, headers=ASKED, timeout=10)
+    return session.post(f"{address}/login", json={"token": token}, headers=ASKED, timeout=WAIT)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
@@ -219,30 +214,35 @@ def test_an_open_address_wants_a_token(detector, host):
         serve(Judge(detector), host, 0)
 
 
-def test_only_who_knows_the_token_is_answered(root, clip):
+@pytest.fixture(scope="module")
+def guarded(root, tmp_path_factory):
+    """The address of a server with a token, the link that it printed, and its process."""
+    record = write_record(tmp_path_factory.mktemp("record") / "verdicts.csv")
     options = {"host": "0.0.0.0", "token": TOKEN, "allowed_hosts": ["shop.example"], "login_link": True}
-    with server(root / "data" / "detector", **options) as (address, process), requests.Session() as session:
-        assert process.stdout.readline() == f"{address}/login#token={TOKEN}\n"
+    with server(root / "data" / "detector", record=str(record), **options) as (address, process):
+        yield address, process.stdout.readline(), process
+
+
+def test_only_who_knows_the_token_is_answered(guarded, clip):
+    address, link, _ = guarded
+    assert link == f"{address}/login#token={TOKEN}\n"
+    with requests.Session() as session:
         for path in ("/results", "/verdicts", "/kept/0.wav"):
-            assert session.get(address + path, timeout=10).status_code == 401
+            assert session.get(address + path, timeout=WAIT).status_code == 401
         assert judge(address, clip.read_bytes()).status_code == 401
-        assert session.get(address, timeout=10).url == f"{address}/login"
+        assert session.get(address, timeout=WAIT).url == f"{address}/login"
         assert log_in(session, address, "wrong-wrong-wrong-wrong").status_code == 403
-        assert session.get(f"{address}/results", timeout=10).status_code == 401
+        assert session.get(f"{address}/results", timeout=WAIT).status_code == 401
         answer = log_in(session, address)
         assert answer.status_code == 204
         cookie = answer.headers["Set-Cookie"].lower()
         assert "httponly" in cookie and "samesite=strict" in cookie and TOKEN not in cookie
-        assert session.get(f"{address}/results", timeout=10).json() == []
-        assert session.get(address, timeout=10).url == f"{address}/"
-        cookie = {"Cookie": answer.headers["Set-Cookie"].split(";")[0]}
-        for host, status in (("shop.example", 200), ("192.0.2.7:8765", 200), ("evil.example", 400)):
-            answer = requests.get(f"{address}/results", headers=cookie | {"Host": host}, timeout=10)
-            assert answer.status_code == status
-        for _ in range(FAILURES):
-            log_in(session, address, "guess-guess-guess-guess")
-        refused = log_in(session, address)
-        assert refused.status_code == 429 and int(refused.headers["Retry-After"]) > 1
+        assert session.get(f"{address}/results", timeout=WAIT).json() == []
+        assert session.get(address, timeout=WAIT).url == f"{address}/"
+    cookie = {"Cookie": answer.headers["Set-Cookie"].split(";")[0]}
+    for host, status in (("shop.example", 200), ("192.0.2.7:8765", 200), ("evil.example", 400)):
+        answer = requests.get(f"{address}/results", headers=cookie | {"Host": host}, timeout=WAIT)
+        assert answer.status_code == status
 
 
 # ------------------------------------------------------------------------------------------------------- in a browser
@@ -266,7 +266,7 @@ def drop(browser, files):
         const drop = new DragEvent("drop", {bubbles: true, cancelable: true, dataTransfer: transfer});
         document.getElementById("drop").dispatchEvent(drop);
     """)
-    wait = WebDriverWait(browser, 60)
+    wait = WebDriverWait(browser, WAIT)
     count = "return document.querySelectorAll('#results article').length"
     wait.until(lambda _: browser.execute_script(count) == before + len(files))
     wait.until(lambda _: browser.find_element("id", "results").get_attribute("aria-busy") == "false")
@@ -303,14 +303,14 @@ def test_the_page_in_a_browser(address, clip, root, browser, tmp_path):
     newest = browser.find_element("css selector", "#results article")
     assert newest.find_element("tag name", "h3").text in ("Normal", "Anomalous")
     assert clip.name in newest.text and "threshold" in newest.text
-    WebDriverWait(browser, 10).until(loaded)
+    WebDriverWait(browser, WAIT).until(loaded)
     drop(browser, [strange])
     assert "<img src=x onerror=alert(1)>.wav" in browser.find_element("css selector", "article.error").text
 
     drop(browser, [clip])
     browser.refresh()
-    WebDriverWait(browser, 10).until(lambda _: clip.name in browser.find_element("id", "results").text)
-    WebDriverWait(browser, 10).until(loaded)
+    WebDriverWait(browser, WAIT).until(lambda _: clip.name in browser.find_element("id", "results").text)
+    WebDriverWait(browser, WAIT).until(loaded)
     for width in (390, 1000):
         show(browser, width)
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
@@ -320,10 +320,8 @@ def test_the_page_in_a_browser(address, clip, root, browser, tmp_path):
     assert asked and {url for url in asked if not url.startswith((f"{address}/", "data:"))} == set()
 
 
-@pytest.fixture
-def record(tmp_path):
+def write_record(path):
     """A watcher's record with p-values of a pump that gets worse, scores of a fan, and a file that is no recording."""
-    path = tmp_path / "verdicts.csv"
     columns = "judged,file,machine_type,machine_id,score,threshold,verdict,error,p_value,alpha,n"
     rows = [
         f"2026-11-0{day + 1}T12:00:00+00:00,pump{day}.wav,pump,id_00,{day},5.5,{verdict},,{p},0.01,400"
@@ -335,12 +333,12 @@ def record(tmp_path):
     return path
 
 
-def test_machines_over_time_by_keyboard_on_a_phone_after_a_login(root, browser, record, clip):
+def test_machines_over_time_by_keyboard_on_a_phone_after_a_login(guarded, browser, clip):
     from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.support.ui import WebDriverWait
 
     def until_there(selector):
-        return WebDriverWait(browser, 20).until(lambda _: browser.find_elements("css selector", selector))
+        return WebDriverWait(browser, WAIT).until(lambda _: browser.find_elements("css selector", selector))
 
     def press(*keys):
         browser.switch_to.active_element.send_keys(*keys)
@@ -356,54 +354,56 @@ def test_machines_over_time_by_keyboard_on_a_phone_after_a_login(root, browser, 
         raise AssertionError(f"{selector} is not reached by the keyboard")
 
     show(browser, 390)
-    with server(root / "data" / "detector", record=str(record), token=TOKEN, login_link=True) as (address, process):
-        browser.get(address)
-        assert browser.current_url == f"{address}/login"
-        press("wrong-wrong-wrong-wrong", Keys.ENTER)
-        WebDriverWait(browser, 10).until(lambda _: "not the token" in browser.find_element("id", "status").text)
-        press(TOKEN, Keys.ENTER)
-        pump, fan = until_there("article.machine")
-        assert browser.current_url == f"{address}/" and browser.title.startswith("1 anomalous")
-        assert "pump id_00" in pump.text and "Anomalous" in pump.text and "p = 0.004" in pump.text
-        assert "Normal" in fan.text and "threshold, 0.7" in fan.text
-        assert [len(card.find_elements("css selector", "svg title")) for card in (pump, fan)] == [3, 1]
-        labels = [card.find_element("css selector", "svg").get_attribute("aria-label") for card in (pump, fan)]
-        assert (
-            labels[0] == "1 of the last 3 recordings anomalous. p-values; dashed: promised rate of false alarms, 0.01"
-        )
-        limit, *marks = (
-            float(one.get_attribute(name))
-            for selector, name in ((".limit", "y1"), ("circle", "cy"))
-            for one in pump.find_elements("css selector", selector)
-        )
-        assert all(mark < limit for mark in marks)  # the normal ones lie above the promised rate
-        assert browser.find_element("id", "unheard").text == "No verdict yet: fan id_02"
-        assert "text.wav: not judged: cannot be decoded" in browser.find_element("id", "unjudged").text
-        assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+    address, link, process = guarded
+    browser.get(address)
+    assert browser.current_url == f"{address}/login"
+    press("wrong-wrong-wrong-wrong", Keys.ENTER)
+    WebDriverWait(browser, WAIT).until(lambda _: "not the token" in browser.find_element("id", "status").text)
+    press(TOKEN, Keys.ENTER)
+    pump, fan = until_there("article.machine")
+    assert browser.current_url == f"{address}/" and browser.title.startswith("1 anomalous")
+    assert "pump id_00" in pump.text and "Anomalous" in pump.text and "p = 0.004" in pump.text
+    assert "Normal" in fan.text and "threshold, 0.7" in fan.text
+    assert [len(card.find_elements("css selector", "svg title")) for card in (pump, fan)] == [3, 1]
+    labels = [card.find_element("css selector", "svg").get_attribute("aria-label") for card in (pump, fan)]
+    assert labels[0] == "1 of the last 3 recordings anomalous. p-values; dashed: promised rate of false alarms, 0.01"
+    limit, *marks = (
+        float(one.get_attribute(name))
+        for selector, name in ((".limit", "y1"), ("circle", "cy"))
+        for one in pump.find_elements("css selector", selector)
+    )
+    assert all(mark < limit for mark in marks)  # the normal ones lie above the promised rate
+    assert browser.find_element("id", "unheard").text == "No verdict yet: fan id_02"
+    assert "text.wav: not judged: cannot be decoded" in browser.find_element("id", "unjudged").text
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
 
-        browser.execute_script("document.activeElement.blur()")
-        focused("summary")
-        press(Keys.ENTER)
-        assert "pump1.wav" in pump.text
-        focused("#machine")
-        press("p")  # the only machine that begins so
-        focused("#file")
-        press(str(clip))
-        result = until_there("#results article")[0]
-        assert "pump id_00" in result.text
-        count = "article.machine svg title"
-        WebDriverWait(browser, 10).until(lambda _: len(browser.find_elements("css selector", count)) >= 4)
-        assert [one for one in errors(browser) if "401" not in one and "403" not in one] == []
+    browser.execute_script("document.activeElement.blur()")
+    focused("summary")
+    press(Keys.ENTER)
+    assert "pump1.wav" in pump.text
+    focused("#machine")
+    press("p")  # the only machine that begins so
+    focused("#file")
+    press(str(clip))
+    result = until_there("#results article")[0]
+    assert "pump id_00" in result.text
+    count = "article.machine svg title"
+    WebDriverWait(browser, WAIT).until(lambda _: len(browser.find_elements("css selector", count)) >= 4)
+    assert [one for one in errors(browser) if "401" not in one and "403" not in one] == []
 
-        link = process.stdout.readline().strip()
-        browser.delete_all_cookies()
-        browser.get(address)
-        browser.get(link)
-        until_there("article.machine")
-        assert TOKEN not in browser.current_url
-        process.send_signal(signal.SIGTERM)
-        process.wait(15)
-        WebDriverWait(browser, 20).until(lambda _: "may be old" in browser.find_element("id", "news").text)
+    browser.delete_all_cookies()
+    browser.get(address)
+    browser.get(link.strip())
+    until_there("article.machine")
+    assert TOKEN not in browser.current_url
+    with requests.Session() as session:
+        for _ in range(FAILURES):
+            log_in(session, address, "guess-guess-guess-guess")
+        refused = log_in(session, address)
+    assert refused.status_code == 429 and int(refused.headers["Retry-After"]) >= 1
+    process.send_signal(signal.SIGTERM)
+    process.wait(WAIT)
+    WebDriverWait(browser, WAIT).until(lambda _: "may be old" in browser.find_element("id", "news").text)
 
 
 def test_a_real_recording_is_dropped(real_corpus, browser):
@@ -418,4 +418,4 @@ def test_a_real_recording_is_dropped(real_corpus, browser):
         Select(browser.find_element("id", "machine")).select_by_value("valve/id_00")
         drop(browser, [recording])
         assert browser.find_element("css selector", "#results article h3").text in ("Normal", "Anomalous")
-        WebDriverWait(browser, 10).until(loaded)
+        WebDriverWait(browser, WAIT).until(loaded)
