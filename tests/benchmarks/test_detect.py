@@ -13,6 +13,7 @@ WAYS = ["detect.py, file to verdict", "torch, log-mel to score", "onnxruntime, l
 def test_each_way_is_measured_at_each_size(tmp_path, monkeypatch):
     tiny = NetworkConfig(width=24, depth=1, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2)
     monkeypatch.setattr(detect, "SIZES", {"tiny": tiny})
+    monkeypatch.setattr(detect, "IDENTITIES", 2)
     rows = detect.main(["--clips", "20", "--rounds", "1"], tmp_path / "detect.json")
     assert [(row["size"], row["way"]) for row in rows] == [("tiny", way) for way in WAYS]
     assert json.loads((tmp_path / "detect.json").read_text())["rows"] == rows
