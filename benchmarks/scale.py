@@ -118,7 +118,8 @@ def score(folder: Path) -> Callable:
 
     index = Features.open(folder / "data/features")
     identities = sorted(set(index.index["machine_type"] + "/" + index.index["machine_id"]))
-    config = {"logmel": asdict(index.settings), "mean": index.mean, "std": index.std}
+    scale = asdict(index.scale("remove"))
+    config = {"logmel": asdict(index.settings), "scale": scale, "norm_pix_loss": True}
     pretrained = RCMAE(NetworkConfig(width=24, depth=1, heads=2, decoder_width=16, decoder_depth=1, decoder_heads=2))
     save_model(folder / "data/pretrained", pretrained, config)
     classifier = IdentityClassifier.from_pretrained(pretrained, len(identities))
