@@ -78,7 +78,7 @@ class Mqtt:
             if self._context:
                 client.tls_set_context(self._context)
             status = f"{self._topic}/status"
-            (lambda *a, **k: None)(status, "offline", qos=1, retain=True)
+            client.will_set(status, "offline", qos=1, retain=True)
             self._answer = ""
             client.connect(self._host, self._port, KEEPALIVE)
             self._until(client, client.is_connected)

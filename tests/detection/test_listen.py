@@ -176,11 +176,13 @@ def test_a_pipe_that_stalls_is_said_once_and_goes_on(monkeypatch, caplog):
 
 def test_a_pipe_that_is_faster_than_judging_waits_and_loses_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(listening, "BACKLOG", 1.0)
-    samples = sound(6)
+    samples = sound(12)
     (tmp_path / "pcm").write_bytes(pcm(samples))
-    with (tmp_path / "pcm").open("rb") as file, Listener(Pipe(file.fileno(), RATE), slow=0.02) as listener:
+    with (tmp_path / "pcm").open("rb") as file, Listener(Pipe(file.fileno(), RATE), slow=0.03) as listener:
+        until(lambda: listener.windows)
+        assert os.lseek(file.fileno(), 0, os.SEEK_CUR) < 2 * len(samples), "it is not all in memory"
         listener.join()
-    assert len(listener.windows) == 11 and same(listener.windows, samples, 0.5)
+    assert len(listener.windows) == 23 and same(listener.windows, samples, 0.5)
     assert listener.notes.notes[-1].json["overruns"] == 0
 
 

@@ -164,6 +164,7 @@ def filled(path, count=3):
         lambda line: line[:20] + b"\n",
         lambda line: b"\0" * len(line) + b"\n",
         lambda line: line.replace(b",9,", b",nine,") + b"\n",
+        lambda line: line.replace(b"pump", b"\0" * 4) + b"\n",
         lambda line: line + b',"more\n',
         lambda line: b"\n",
         lambda line: b"\xff\xfe,\n",
