@@ -200,10 +200,7 @@ def test_a_damaged_entry_is_noticed_and_made_again(project, caplog):
 
 def test_a_full_disk_is_one_line_and_what_was_finished_stays(project):
     project.set(batch_size=1)
-    with (
-        largest_file(60_000),
-        pytest.raises(DiskFullError, match=r"[0-9a-f]{64}[-\w]*\.flac cannot be written: .* are free$"),
-    ):
+    with largest_file(60_000), pytest.raises(DiskFullError, match=r"\.flac cannot be written: .* are free$"):
         project.run()  # the clip of 11 s does not fit
     kept = {path: path.stat().st_mtime_ns for path in project.entries()}
     assert len(kept) < 8
