@@ -56,7 +56,7 @@ class Clone:
         for file in files:
             if (ROOT / file).is_file():
                 (self.root / file).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(ROOT / file, self.root / file)
+                shutil.copy(ROOT / file, self.root / file)
         (folder / "watch").mkdir()
         (folder / "watch" / "sitecustomize.py").write_text(WATCH)
         self.environment = os.environ | {

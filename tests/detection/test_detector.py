@@ -218,7 +218,10 @@ def test_a_moved_detector_saves_the_same_again(folder, detector, pump, tmp_path)
     assert moved.score(pump, 16000, "pump", "id_00") == detector.score(pump, 16000, "pump", "id_00")
     moved.save(tmp_path / "again")
     for name in FILES:
-        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
+        again, before = ((place / name).read_text("latin-1") for place in (tmp_path / "again", folder))
+        if name == "detector.json":  # a detector that does not say its date has that of its file once it is loaded
+            again = again.replace(f'"created": "{moved.description.created}"', '"created": ""')
+        assert again == before
 
 
 @pytest.mark.parametrize("name", FILES)
