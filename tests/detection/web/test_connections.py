@@ -15,7 +15,7 @@ import pytest
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from detection.web.connections import FEWEST, Connection, Limits, OnceASecond, affordable
@@ -44,7 +44,7 @@ async def body(request: Request) -> Response:
 
 
 async def large(request: Request) -> Response:
-    return Response(bytes(50_000_000))
+    return StreamingResponse(bytes(1_000_000) for _ in range(50))
 
 
 @pytest.fixture(scope="module")
