@@ -107,9 +107,7 @@ def _with_machine(arrays: Arrays, neighbour: int | None) -> Arrays:
     """The arrays of an ensemble with one more machine, of which nothing is known yet."""
     grown: Arrays = {}
     for name in BACKENDS:
-        prefix = f"backends.{name}."
-        own = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
-        grown |= {prefix + key: array for key, array in fitting.with_machine(own, neighbour).items()}
+        grown |= _named(name, fitting.with_machine(_own(name, arrays), neighbour))
     for key in arrays.keys() - grown.keys():
         if key.startswith("mean_"):
             grown[key] = np.append(arrays[key], np.float32(np.nan))
@@ -123,12 +121,21 @@ def _with_recordings(arrays: Arrays, machine: int, heard: Sequence[Heard], kept:
     """The arrays of an ensemble after recordings of a machine were taken in."""
     arrays = dict(arrays)
     for name, representation in BACKENDS.items() if heard else ():
-        prefix = f"backends.{name}."
-        own = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
-        if own:
+        if own := _own(name, arrays):
             x = np.concatenate([each.representations[representation] for each in heard])
-            arrays |= {prefix + key: a for key, a in fitting.with_recordings(own, machine, x, kept).items()}
+            arrays |= _named(name, fitting.with_recordings(own, machine, x, kept))
     return arrays
+
+
+def _own(backend: str, arrays: Arrays) -> Arrays:
+    """A back-end's arrays among those of an ensemble, by the names that they have in the back-end."""
+    prefix = f"backends.{backend}."
+    return {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
+
+
+def _named(backend: str, own: Arrays) -> Arrays:
+    """What `_own` gave, by the names that it has in the ensemble."""
+    return {f"backends.{backend}.{key}": array for key, array in own.items()}
 
 
 def _taken_in(

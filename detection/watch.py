@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def recordings(folder: Path) -> Iterator[Path]:
-    """WAV and FLAC files in `folder` and the folders in it, in order of their names; hidden ones are left out."""
+    """Sound files in `folder` and the folders in it, in order of their names; hidden ones are left out."""
     for path in files(folder):
         if path.suffix.lower() in AUDIO_SUFFIXES:
             yield path

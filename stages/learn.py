@@ -11,10 +11,10 @@ from datetime import datetime
 from pathlib import Path
 
 from detection.folder import Description
+from model.checkpoints import read_json
 from stages.paths import DETECTOR
 from stages.store import sweep_experiments
 from stages.summary import summary
-from storage.files import read_yaml
 
 
 def learn(path: str, overrides: list[str]) -> None:
@@ -42,7 +42,7 @@ def _run(failed: str, *command: str) -> None:
 
 def hint() -> str:
     """How recordings are judged now, by the first machine."""
-    description = Description.model_validate(read_yaml(DETECTOR / "detector.json"))
+    description = Description.model_validate(read_json(DETECTOR / "detector.json"))
     machine = description.machines[0]
     return f'To judge: python detect.py RECORDING --machine "{machine.type}" --id "{machine.id}"'
 

@@ -11,7 +11,6 @@ class Family:
 
     nouns: tuple[str, ...]
     qualities: tuple[str, ...]
-    pitched: bool = True  # low and high are audible in it
     paced: bool = False  # it has events or a modulation that can be slow or fast
 
 

@@ -7,6 +7,7 @@ damaged in a table stays as it is, is named once, and counts for nothing.
 import csv
 import io
 import logging
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,15 +153,19 @@ def one_line(text: str) -> str:
     return text.replace("\r", "\\r").replace("\n", "\\n").replace("\0", "\\0")
 
 
-def _fields(line: bytes) -> list[str]:
+def cells(line: bytes) -> list[str]:
+    """The cells of a line of a table. Raises ValueError where its quotes are broken."""
     text = line.decode("utf-8", "surrogateescape").rstrip("\r\n")
-    return next(csv.reader([text], strict=True), [])
+    try:
+        return next(csv.reader([text], strict=True), [])
+    except csv.Error as error:
+        raise ValueError(str(error)) from None
 
 
 def _header(line: bytes) -> list[str]:
     try:
-        return _fields(line.removeprefix(b"\xef\xbb\xbf"))  # as a spreadsheet saves it
-    except csv.Error:
+        return cells(line.removeprefix(BOM_UTF8))  # as a spreadsheet saves it
+    except ValueError:
         return []
 
 
@@ -169,8 +174,8 @@ def _row(line: bytes, columns: list[str]) -> dict[str, str] | None:
     if not line.endswith(b"\n") or b"\0" in line:
         return None
     try:
-        row = dict(zip(columns, _fields(line), strict=True))
-    except (csv.Error, ValueError):
+        row = dict(zip(columns, cells(line), strict=True))
+    except ValueError:
         return None
     numbers = (row["bytes"], row["changed_ns"])
     whole = all(text.isascii() and text.isdigit() for text in (*numbers, row.get("channels") or "1"))

@@ -20,8 +20,8 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Respon
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from audio.clips import AUDIO_SUFFIXES, open_sound, read_blocks
-from detection.judging import Judge, Judgement
+from audio.clips import AUDIO_SUFFIXES, read_blocks
+from detection.judging import Judge
 from detection.text import printable
 from detection.web.guard import Guard, Hosts, Login, refusal
 from detection.web.history import History
@@ -69,7 +69,7 @@ def application(judge: Judge, folder: Path, hosts: Hosts, login: Login | None, h
         if declared.isdecimal() and int(declared) > LIMIT:
             return refusal(_too_large(name), 413)
         machine_type, _, machine_id = request.query_params.get("machine", "").partition("/")
-        chosen = replace(judge, machine_type=machine_type or None, machine_id=machine_id or None)
+        chosen = replace(judge, machine_type=machine_type or None, machine_id=machine_id or None, longest=LONGEST)
         number = secrets.token_hex(8)
         received = folder / f"{number}.upload"
         try:
@@ -159,11 +159,7 @@ def _enter(login: Login) -> Callable[[Request], Awaitable[Response]]:
 
 def _judge(judge: Judge, received: Path, name: str, folder: Path, number: str) -> dict:
     """The verdict on a recording as the page shows it, with a sound and a picture in `folder` where there is room."""
-    try:
-        _check_length(received, judge.channel)
-        judgement = judge(received, name)
-    except ValueError as error:
-        judgement = Judgement(name, error=str(error).removeprefix(f"{received}: "))
+    judgement = judge(received, name)
     log.info("%s", judgement.line())
     said = judgement.as_json() | {"number": number, "line": judgement.line(), "sound": False, "picture": False}
     verdict, measured = judgement.verdict, judgement.measured
@@ -185,13 +181,6 @@ def _judge(judge: Judge, received: Path, name: str, folder: Path, number: str) -
             path.unlink(missing_ok=True)
             log.warning("%s: no %s is kept: %s", name, what, error)
     return said
-
-
-def _check_length(received: Path, channel: int) -> None:
-    """Raise ValueError where a recording is no sound, or longer than LONGEST, whatever its header says."""
-    with open_sound(received, channel, LONGEST) as sound:
-        for _ in sound.blocks(sound.sample_rate):
-            pass
 
 
 def _keep_sound(received: Path, judge: Judge, path: Path) -> None:

@@ -1,6 +1,5 @@
 """The last verdicts of each machine: those of this page, and those in the record of a watcher, which is only read."""
 
-import csv
 import math
 import threading
 from codecs import BOM_UTF8
@@ -10,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from detection.sinks.table import cells
 from detection.text import printable
 from storage.tables import plain_cell
 
@@ -105,7 +105,7 @@ def _read(record: Path) -> tuple[_Machines, int]:
     if not record.is_file():
         raise ValueError("there is no such file (yet)" if not record.exists() else "it is not a file")
     with record.open("rb") as file:
-        columns = _cells(file.readline(LONGEST_HEADER).removeprefix(BOM_UTF8))  # as a spreadsheet saves it
+        columns = cells(file.readline(LONGEST_HEADER).removeprefix(BOM_UTF8))  # as a spreadsheet saves it
         if not set(columns) >= NEEDED:
             raise ValueError("it is not the record of a watcher")
         begin = file.tell()
@@ -116,18 +116,10 @@ def _read(record: Path) -> tuple[_Machines, int]:
     found, bad = _Machines(), 0
     for line in lines if whole else lines[1:]:
         try:
-            cells = map(plain_cell, _cells(line))
-            found.add(_entry(dict(zip(columns, cells, strict=True))))
+            found.add(_entry(dict(zip(columns, map(plain_cell, cells(line)), strict=True))))
         except ValueError:
             bad += 1
     return found, bad
-
-
-def _cells(line: bytes) -> list[str]:
-    try:
-        return next(csv.reader([line.decode("utf-8", "surrogateescape").rstrip("\r\n")], strict=True), [])
-    except csv.Error as error:
-        raise ValueError(str(error)) from None
 
 
 def _entry(said: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import io
 import json
 import os
 import re
@@ -12,8 +13,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import requests
+import soundfile
 
 from detection.judging import Judge
 from detection.serve import serve
@@ -96,6 +99,12 @@ def test_a_recording_gets_the_verdict_of_the_detector_with_sound_and_picture(add
     assert requests.get(f"{address}/kept/{result['number']}.wav", timeout=WAIT).content[:4] == b"RIFF"
     assert requests.get(f"{address}/kept/{result['number']}.png", timeout=WAIT).content[1:4] == b"PNG"
     assert requests.get(f"{address}/results", timeout=WAIT).json()[0] == result
+
+
+def test_a_recording_of_more_than_two_hours_is_refused(address):
+    sound = io.BytesIO()
+    soundfile.write(sound, np.zeros(7201 * 1000, np.int16), 1000, format="FLAC")
+    assert "longer than 2 h" in judge(address, sound.getvalue()).json()["error"]
 
 
 @pytest.mark.parametrize(
