@@ -97,7 +97,7 @@ def extract(
     gc.freeze()  # a collection would touch, and so double, all memory that the workers share with this process
     workers = processes if processes > 1 else 0  # 0 is DataLoader's word for none beside this process
     # The sampler hands out the files, read while the workers are there already: so none of them carries the whole list.
-    batches, asked = tee(iter(lambda: list(islice(clips, BATCH)), []))
+    batches, asked = tee(_batches(clips))
     files = ([source.file for source in batch] for batch in asked)
     made = DataLoader(spectrograms, sampler=files, batch_size=None, num_workers=workers)
     with tqdm(total=total, disable=None, unit="clip") as progress:
@@ -116,11 +116,15 @@ def extract_on_cluster(
     Files travel to them with their content. `total` is the number of clips. Raises ValueError, see
     `cluster.units.spread`.
     """
-    batches, read = tee(iter(lambda: list(islice(clips, BATCH)), []))
+    batches, read = tee(_batches(clips))
     asked, given = tee(_unit(batch, segments) for batch in read)
     finished = spread(asked, partial(_worker, settings, segments.place), total, cores=1)
     for batch, (_, places) in zip(batches, in_order(given, finished), strict=True):
         yield batch, places
+
+
+def _batches(clips: Iterator[Source]) -> Iterator[list[Source]]:
+    return iter(lambda: list(islice(clips, BATCH)), [])
 
 
 def _unit(batch: list[Source], segments: Segments) -> Unit:

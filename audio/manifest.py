@@ -23,7 +23,6 @@ COLUMNS = [
     "warnings",  # what is to be said of the recording that was read: clipped, truncated …; mostly empty
 ]
 ROWS = 1000  # read at once
-SPLITS = ("train", "calibration", "test")
 CONDITIONS = ("normal", "anomaly")
 _READING = {
     "dtype": dict.fromkeys(COLUMNS, str) | {"seconds": float, "offset": float},

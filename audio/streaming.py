@@ -11,7 +11,8 @@ from audio.logmel import LogMelSettings, log_mel
 def log_mel_blocks(blocks: Iterable[np.ndarray], settings: LogMelSettings) -> Iterator[np.ndarray]:
     """Log-mel (dB) of the waveform whose pieces `blocks` yields, piece by piece: float16, shape (frames, mels).
 
-    The pieces together are what `log_mel_of_blocks` gives; memory does not grow with the recording.
+    A recording of one block gets what `log_mel` gives it; at the seams of several, frames are computed with the
+    neighbouring samples, so that they are the same as without seams. Memory does not grow with the recording.
     """
     hop, margin = settings.hop_length, -(-settings.n_fft // 2 // settings.hop_length)  # frames next to a cut
     waiting = np.zeros(0, np.float32)  # samples of the frames to come, and of `before` frames ahead of them
@@ -30,15 +31,6 @@ def log_mel_blocks(blocks: Iterable[np.ndarray], settings: LogMelSettings) -> It
             yield _frames(waiting, settings, before, whole)
             waiting, before = waiting[(whole - margin) * hop :], margin
         block = following
-
-
-def log_mel_of_blocks(blocks: Iterable[np.ndarray], settings: LogMelSettings) -> np.ndarray:
-    """Log-mel (dB) of the waveform whose pieces `blocks` yields: float16, shape (frames, mels), as features are kept.
-
-    A recording of one block gets what `log_mel` gives it; at the seams of several, frames are computed with the
-    neighbouring samples, so that they are the same as without seams. Memory grows with the spectrogram only.
-    """
-    return np.concatenate([np.zeros((0, settings.n_mels), np.float16), *log_mel_blocks(blocks, settings)])
 
 
 def _frames(waveform: np.ndarray, settings: LogMelSettings, first: int, last: int) -> np.ndarray:

@@ -226,18 +226,20 @@ def compare(summary: dict[str, dict]) -> dict[str, dict[str, float]]:
     return rows
 
 
-def headline_metrics(summary: dict[str, dict], headline: str, of_domains: dict) -> dict[str, Any]:
+def headline_metrics(
+    summary: dict[str, dict], averages: dict[str, dict[str, float]], headline: str, of_domains: dict
+) -> dict[str, Any]:
     """What decides between two runs, as metrics/score.json holds it.
 
     AUC and pAUC of the headline, their average and a machine type's, where there are any; the false alarms that were
     promised and measured, and the share of anomalies caught; and the averages of the paper's score and of what each
-    network is worth by itself; and `of_domains`, see `evaluation.domains`, where clips have domains.
+    network is worth by itself; and `of_domains`, see `evaluation.domains`, where clips have domains. `averages` are
+    what `compare` makes of `summary`.
     """
     figures = summary[headline]["figures"]
     shown = {
         name: {figure: part[figure] for figure in ("auc", "pauc")} for name, part in figures.items() if name != "pooled"
     }
-    averages = compare(summary)
     promise = {
         name: averages[headline][name] for name in ("promised", "measured", "caught") if name in averages[headline]
     }

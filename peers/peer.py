@@ -1,6 +1,5 @@
 """What a system that the project's own scores are compared with is given, and what it must do."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -84,6 +83,3 @@ class Peer(Protocol):
     @property
     def parameters(self) -> int:
         """Number of trained parameters."""
-
-
-Factory = Callable[..., Peer]  # of the peer's settings and seed

@@ -1,10 +1,8 @@
 """Every chosen peer's scores of all clips; what has been trained once is kept in the store and not trained again."""
 
 import logging
-import os
 import shutil
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import pandas as pd
 import torch
 
 from audio.features import Features
+from model.threads import in_threads
 from peers.aadcl import Aadcl
 from peers.autoencoder import Baseline
 from peers.glow_aff import GlowAff
@@ -20,7 +19,6 @@ from peers.mobilenetv2 import MobileNet
 from peers.peer import Clips, Peer
 from peers.stgram_mfn import SpectralTemporal
 from peers.subcluster_adacos import MultiResolution
-from storage.memory import return_freed_memory
 from storage.shards import Folder
 from storage.store import Store, code_of, key_of, store_folder, store_place
 
@@ -70,12 +68,8 @@ def peer_scores(
         shutil.rmtree(checkpoints, ignore_errors=True)
         return result
 
-    # A thread computes on one core: faster than all cores on one small network after another.
     apart = [key for key in parts if not PEERS[key[0]].joint]
-    return_freed_memory()  # a thread has a heap of its own, which makes no use of what others freed
-    with ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        results = dict(zip(apart, pool.map(done, apart), strict=True))
-    return_freed_memory()
+    results = dict(zip(apart, in_threads(done, apart), strict=True))
     results |= {key: done(key) for key in parts if key not in results}
 
     columns, costs = {}, {}

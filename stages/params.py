@@ -5,17 +5,17 @@ its entry in dvc.yaml declares: DVC would take a result that depends on an undec
 changes, and an ablation over it would compare a result with itself.
 """
 
-import reprlib
 from functools import reduce
 from operator import getitem
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from detection.names import NAMES
 from storage.files import read_yaml
+from storage.settings import Group, ascending, dotted, mistake
 
 # Whole numbers and switches are strict ("3" or true is no 3). Numbers are not: YAML 1.1 reads 1e-4 as a string.
 # What is above the bounds would fill the memory or take for ever.
@@ -37,20 +37,10 @@ Precision = Literal["auto", "bf16-mixed", "32-true"]
 MOST_TOKENS = 8192  # patches of a network input
 
 
-def _ascending(pair: tuple) -> tuple:
-    if pair[0] > pair[1]:
-        raise ValueError("the first value must not be above the second")
-    return pair
-
-
 def _when(value: object) -> object:
     if value in ("auto", "never") or (type(value) is int and value >= 1):
         return value
     raise ValueError("input should be auto, never or a number of files, at least 1")
-
-
-class Group(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Storage(Group):
@@ -88,7 +78,7 @@ class Augment(Group):
     method: Literal["audioldm", "masking"]
     checkpoint: Annotated[str, Field(min_length=1)]
     revision: str
-    ddim_steps: Annotated[tuple[Count, Annotated[int, Field(le=1000, strict=True)]], AfterValidator(_ascending)]
+    ddim_steps: Annotated[tuple[Count, Annotated[int, Field(le=1000, strict=True)]], AfterValidator(ascending)]
     t0: Annotated[float, Field(gt=0, le=1)]
     guidance_scale: Annotated[float, Field(ge=1, le=100)]
     eta: Annotated[float, Field(ge=0, le=1)]
@@ -158,7 +148,7 @@ class Pretrain(Group):
     learning_rate: LearningRate
     schedule: Literal["constant", "cosine"]
     temperature: Temperature
-    mask_ratio: Annotated[tuple[Share, Share], AfterValidator(_ascending)]
+    mask_ratio: Annotated[tuple[Share, Share], AfterValidator(ascending)]
     norm_pix_loss: Switch
     mae_views: Literal["original", "both"]
     contrastive_symmetric: Switch
@@ -258,20 +248,8 @@ def read(path: Path, changes: dict[str, Any] | None = None) -> Params:
             reduce(getitem, groups, values)[name] = value
         return Params.model_validate(values)
     except ValidationError as error:
-        raise ValueError("; ".join(_mistake(path, mistake) for mistake in error.errors())) from None
-
-
-def _mistake(path: Path, error: Any) -> str:
-    # ('pretrain', 'mask_ratio', 1) is pretrain.mask_ratio[1] to a reader of the file
-    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"]).lstrip(".")
-    if error["type"] == "missing":
-        return f"{path}: {key} is missing"
-    if error["type"] == "extra_forbidden":
-        return f"{path}: {key} is not a parameter"
-    message = error["msg"].removeprefix("Value error, ")
-    if isinstance(error["input"], dict):  # a rule between several keys, whose message names them
-        return f"{path}: {key}: {message}" if key else f"{path}: {message}"
-    return f"{path}: {key} is {reprlib.repr(error['input'])}: {message[0].lower()}{message[1:]}"
+        wrong = (mistake(path, dotted(one["loc"]), one, "a parameter") for one in error.errors())
+        raise ValueError("; ".join(wrong)) from None
 
 
 class Declared:

@@ -12,7 +12,6 @@ from tests.conftest import ROOT
 SHARED = {
     "__init__",
     "check",
-    "checkpoints",
     "command",
     "curves",
     "dependencies",

@@ -1,26 +1,20 @@
 """The description of simulated machines, checked: which there are, how they sound, what may be wrong with them."""
 
-import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from audio.manifest import clip_name
 from audio.synthetic.signals import SAMPLE_RATE, SECONDS
 from storage.files import read_yaml
+from storage.settings import Group, ascending, mistake
 
 Split = Literal["train", "calibration", "test"]
 Condition = Literal["normal", "anomaly"]
 MOST_CLIPS = 1_000_000  # of a corpus: 2,800 hours
-
-
-def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
-    if pair[0] > pair[1]:
-        raise ValueError("the first value must not be above the second")
-    return pair
 
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -32,17 +26,13 @@ Seconds = Annotated[float, Field(ge=0.01, le=SECONDS)]
 Hertz = Annotated[float, Field(gt=0, lt=SAMPLE_RATE / 2)]
 Rate = Annotated[float, Field(ge=0, le=1000)]
 Modes = Annotated[tuple[Hertz, ...], Field(min_length=1, max_length=100)]
-Range = Annotated[tuple[Number, Number], AfterValidator(_ascending)]
+Range = Annotated[tuple[Number, Number], AfterValidator(ascending)]
 Severity = Annotated[
-    tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]], AfterValidator(_ascending)
+    tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]], AfterValidator(ascending)
 ]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class FanDesign(_Strict):
+class FanDesign(Group):
     """A rotor of `blades` blades in a housing with `resonances_hz`; `turbulence_db` is re the blade-pass tones."""
 
     speed_hz: Hertz
@@ -54,7 +44,7 @@ class FanDesign(_Strict):
     resonances_hz: Modes
 
 
-class PumpDesign(_Strict):
+class PumpDesign(Group):
     """A rotor of `vanes` vanes in a fluid; `flow_db` is re the pulsation of the vanes."""
 
     speed_hz: Hertz
@@ -67,7 +57,7 @@ class PumpDesign(_Strict):
     resonances_hz: Modes
 
 
-class SliderDesign(_Strict):
+class SliderDesign(Group):
     """A carriage that strokes to and fro; `whine_db` (motor) and `stop_db` (end stops) are re the friction."""
 
     stroke_s: Seconds
@@ -79,7 +69,7 @@ class SliderDesign(_Strict):
     resonances_hz: Modes
 
 
-class ValveDesign(_Strict):
+class ValveDesign(Group):
     """A solenoid that opens every `period_s` for `open_s`.
 
     `closing_db` is re the opening click, `puff_db` (air let through) too; `seat_hz` is the thud of the body.
@@ -99,7 +89,7 @@ class ValveDesign(_Strict):
         return self
 
 
-class ToyCarDesign(_Strict):
+class ToyCarDesign(Group):
     """A motor of `speed_hz`, whose pinion of `teeth` teeth drives an axle `gear_ratio` times slower."""
 
     speed_hz: Hertz
@@ -113,7 +103,7 @@ class ToyCarDesign(_Strict):
     resonances_hz: Modes
 
 
-class ToyConveyorDesign(_Strict):
+class ToyConveyorDesign(Group):
     """A belt that comes round `belt_hz` times a second over rollers and pulleys that turn with `roller_hz`."""
 
     motor_hz: Hertz
@@ -126,45 +116,45 @@ class ToyConveyorDesign(_Strict):
     resonances_hz: Modes
 
 
-Design = TypeVar("Design", bound=_Strict)
+Design = TypeVar("Design", bound=Group)
 FaultName = TypeVar("FaultName", bound=str)
 Ids = Annotated[dict[Annotated[str, Field(pattern=r"^id_\d\d$")], Design], Field(min_length=1)]
 Faults = Annotated[dict[FaultName, Severity], Field(min_length=1)]  # and the range that their severity is drawn from
 
 
-class FanType(_Strict):
+class FanType(Group):
     """The fans by id ("id_00"), and their faults; the other types alike."""
 
     ids: Ids[FanDesign]
     faults: Faults[Literal["unbalance", "clogging", "damaged_blade", "voltage_drop"]]
 
 
-class PumpType(_Strict):
+class PumpType(Group):
     ids: Ids[PumpDesign]
     faults: Faults[Literal["leakage", "clogging", "contamination", "worn_bearing"]]
 
 
-class SliderType(_Strict):
+class SliderType(Group):
     ids: Ids[SliderDesign]
     faults: Faults[Literal["rail_damage", "lack_of_grease", "loose_belt"]]
 
 
-class ValveType(_Strict):
+class ValveType(Group):
     ids: Ids[ValveDesign]
     faults: Faults[Literal["contamination", "leakage", "weak_spring", "sticking"]]
 
 
-class ToyCarType(_Strict):
+class ToyCarType(Group):
     ids: Ids[ToyCarDesign]
     faults: Faults[Literal["bent_shaft", "damaged_gear", "tangled_wheel", "over_voltage"]]
 
 
-class ToyConveyorType(_Strict):
+class ToyConveyorType(Group):
     ids: Ids[ToyConveyorDesign]
     faults: Faults[Literal["slack_belt", "excess_tension", "damaged_pulley", "foreign_object"]]
 
 
-class Types(_Strict):
+class Types(Group):
     """The machine types of a corpus; a type that is left out has no clips."""
 
     fan: FanType | None = None
@@ -181,7 +171,7 @@ class Types(_Strict):
         return self
 
 
-class Clips(_Strict):
+class Clips(Group):
     """Number of clips per machine id."""
 
     train_normal: Annotated[ClipCount, Field(ge=1)]
@@ -190,14 +180,14 @@ class Clips(_Strict):
     test_anomaly: ClipCount
 
 
-class RecordingLevel(_Strict):
+class RecordingLevel(Group):
     """RMS level of the clips: evenly spread within `level_spread_db` of `level_dbfs`."""
 
     level_dbfs: Annotated[float, Field(ge=-60, le=-30)]
     level_spread_db: Annotated[float, Field(ge=0, le=6)]
 
 
-class Background(_Strict):
+class Background(Group):
     """The factory: its steady noise, its far events, and how much louder or softer the machine is."""
 
     snr_db: Decibels
@@ -220,7 +210,7 @@ class ClipSpec:
     subset: str = "dev"
 
 
-class Machines(_Strict):
+class Machines(Group):
     """A corpus of simulated machines."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)]
@@ -268,16 +258,5 @@ def read_description(path: Path) -> Machines:
     try:
         return Machines.model_validate(read_yaml(path))
     except ValidationError as error:
-        raise ValueError("; ".join(_mistake(path, one) for one in error.errors())) from None
-
-
-def _mistake(path: Path, error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"]) or "the whole file"
-    if error["type"] == "missing":
-        return f"{path}: {key} is missing"
-    if error["type"] == "extra_forbidden":
-        return f"{path}: {key} is not a key of a description"
-    message = error["msg"].removeprefix("Value error, ")
-    if isinstance(error["input"], dict):  # a rule between several keys, whose message names them
-        return f"{path}: {key}: {message}"
-    return f"{path}: {key} is {reprlib.repr(error['input'])}: {message[0].lower()}{message[1:]}"
+        named = ((".".join(map(str, one["loc"])) or "the whole file", one) for one in error.errors())
+        raise ValueError("; ".join(mistake(path, key, one, "a key of a description") for key, one in named)) from None

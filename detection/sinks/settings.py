@@ -12,12 +12,13 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from detection.sinks.forwarding import Forwarding, Transport
 from detection.sinks.interface import Sink, Sinks
 from detection.sinks.outbox import Outbox
 from detection.sinks.table import Table
+from storage.settings import Group, dotted
 
 
 def _web_address(url: str) -> str:
@@ -40,10 +41,6 @@ Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]+$")]
 Text = Annotated[str, Field(min_length=1)]
 Topic = Annotated[str, Field(pattern=r"^[^+#$/\x00-\x1f]+(/[^+#/\x00-\x1f]+)*$", max_length=200)]
 Seconds = Annotated[float, Field(gt=0, le=300)]
-
-
-class Group(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class CsvSettings(Group):
@@ -178,9 +175,9 @@ def read_settings(path: Path) -> Settings:
 
 
 def _mistake(path: Path, error: Any) -> str:
-    # ('sinks', 0, 'mqtt', 'port') is sinks[0].port to a reader of the file
+    # pydantic puts the type of a sink into the place: ('sinks', 0, 'mqtt', 'port')
     where = [part for place, part in enumerate(error["loc"]) if not (place == 2 and error["loc"][0] == "sinks")]
-    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).lstrip(".")
+    key = dotted(where)
     if error["type"] == "missing":
         return f"{path}: {key} is missing"
     if error["type"] == "extra_forbidden":

@@ -8,7 +8,7 @@ import pytest
 
 from audio.features import Features
 from evaluation.scoring import scored_clips
-from peers import peer, run
+from peers import peer
 from peers.peer import Clips
 from peers.run import PEERS, peer_scores
 from stages.params import Score, read
@@ -115,7 +115,7 @@ def test_only_training_normals_are_read_until_all_is_learned(name, recorded, cor
         return own
 
     monkeypatch.setattr(PEERS[name], "fit", noted)
-    monkeypatch.setattr(run.os, "cpu_count", lambda: 1)  # one machine type after the other
+    monkeypatch.setattr("os.cpu_count", lambda: 1)  # one machine type after the other
     of_type = clips if PEERS[name].joint else clips[clips["machine_type"] == "fan"]
     scores(recorded, corpus, [name], clips=of_type)
     ((names, rows, seen, heard_names),) = learned
