@@ -5,11 +5,14 @@ import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from audio.clips import read_clip, write_clip
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from augmentation.audioldm import AudioLDM
 
 COMPARED = 8  # one clip in so many is made with both output stages, for the audit
+ALONE = 2000  # clips, up to which the audit is done before other processes have started
 
 
 @dataclass(frozen=True)
@@ -211,6 +215,42 @@ def refuse_unusable(jobs: Sequence[Job], raw: Folder, store: Store) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Audited:
+    """Copies a clip's views from the store and compares them with the clip, in any process."""
+
+    raw: Folder
+    store: Store
+    output: str
+    place: Path
+    machines: tuple[tuple[tuple[str, str], str], ...]  # each machine and a clip of it
+    run: str  # differs from run to run, as what the clips hold may
+
+    def __call__(self, job: Job) -> list[dict[str, object]]:
+        from augmentation.audit import audit, row
+
+        source = read_clip(self.raw / f"{job.clip}.flac")
+        references = _references(self.run, self.raw.path, self.machines)
+        others = [reference for machine, reference in references if machine != job.machine]
+        rows = []
+        for stage, key in job.keys.items():
+            file = f"{job.name}.flac" if stage == self.output else f"compared/{stage}/{job.name}.flac"
+            (self.place / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self.store.path(key), self.place / file)
+            about = {"clip": job.clip, "view": job.view, "output": stage, "prompt_id": job.prompt_id}
+            compared = row(audit(source, read_clip(self.place / file), others))
+            rows.append(about | compared | {"file": file, "key": key})
+        return rows
+
+
+@lru_cache(maxsize=1)
+def _references(run: str, raw: Path, machines: tuple[tuple[tuple[str, str], str], ...]) -> list:
+    """Each machine and the log-mel of a clip of it, computed once in each process and run."""
+    from augmentation.audit import spectrogram
+
+    return [(machine, spectrogram(read_clip(Folder(raw) / f"{clip}.flac"))) for machine, clip in machines]
+
+
 def assemble(
     jobs: Sequence[Job],
     manifest: pd.DataFrame,
@@ -226,21 +266,13 @@ def assemble(
 
     Clips are copied, not linked: DVC changes the permissions of what it tracks, and the store is not DVC's.
     """
-    from augmentation.audit import audit, row, spectrogram
-
     machines = {job.machine: job.clip for job in reversed(jobs)}  # the first clip of each machine
-    references = {machine: spectrogram(read_clip(raw / f"{clip}.flac")) for machine, clip in machines.items()}
-    rows = []
     with whole_folder(out) as partial:
-        for job in tqdm(jobs, desc="audit", unit="clip", disable=None):
-            source = read_clip(raw / f"{job.clip}.flac")
-            others = [reference for machine, reference in references.items() if machine != job.machine]
-            for stage, key in job.keys.items():
-                file = f"{job.name}.flac" if stage == output else f"compared/{stage}/{job.name}.flac"
-                (partial / file).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(store.path(key), partial / file)
-                about = {"clip": job.clip, "view": job.view, "output": stage, "prompt_id": job.prompt_id}
-                rows.append(about | row(audit(source, read_clip(partial / file), others)) | {"file": file, "key": key})
+        place = partial.resolve()  # other processes may be in another folder
+        audited = _Audited(Folder(raw.path.resolve()), store, output, place, tuple(machines.items()), token_hex(8))
+        processes = 1 if len(jobs) <= ALONE else -1
+        done = Parallel(processes, return_as="generator", batch_size=8)(delayed(audited)(job) for job in jobs)
+        rows = [row for own in tqdm(done, desc="audit", total=len(jobs), unit="clip", disable=None) for row in own]
         table = pd.DataFrame(rows)
         table.to_csv(partial / "audit.csv", index=False, lineterminator="\n")
         manifest.to_csv(partial / "manifest.csv", index=False, lineterminator="\n")

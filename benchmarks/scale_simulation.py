@@ -109,7 +109,7 @@ def simulate(work: Work, workers: int, per_node: int, given: Figures, random: np
 
 
 def measure(clips: int, sizes: list[int], given: Figures) -> list[dict]:
-    """Rows for each number of GPUs: the two stages, what one process does after them, and all of it."""
+    """Rows for each number of GPUs: the two stages, what one node does after them, and all of it."""
     rows = []
     for gpus in sizes:
         random = np.random.default_rng(0)
@@ -118,8 +118,8 @@ def measure(clips: int, sizes: list[int], given: Figures) -> list[dict]:
             f"augmentation, {gpus} GPUs": (augmentation(clips, given, random), gpus, given.gpus, 2 * CLIP),
             f"features, {cores} cores": (extraction(2 * clips, given), cores, given.cores, 2 * (CLIP + 2 * FEATURES)),
         }
-        hours = clips * (given.audit + given.packed) / 3600
-        after = {"GPUs": gpus, "part": "audit and shards, 1 process", "h": hours, "TB": 2 * clips * CLIP / 1e12}
+        hours = clips * (given.audit / given.cores + given.packed) / 3600
+        after = {"GPUs": gpus, "part": "audit and shards, 1 node", "h": hours, "TB": 2 * clips * CLIP / 1e12}
         for part, (work, workers, per_node, moved) in runs.items():
             done = simulate(work, workers, per_node, given, random)
             hours += done.seconds / 3600

@@ -47,7 +47,7 @@ def test_a_clip_has_15_evaluations_on_average():
 def test_the_table(tmp_path, capsys):
     rows = main(["--clips", "10000", "--sizes", "1", "8", "--gpu-hour", "2"], tmp_path / "out.json")
     assert [row["part"] for row in rows[:4]] == [
-        "augmentation, 1 GPUs", "features, 8 cores", "audit and shards, 1 process", "all",
+        "augmentation, 1 GPUs", "features, 8 cores", "audit and shards, 1 node", "all",
     ]  # fmt: skip
     assert rows[3]["h"] == pytest.approx(sum(row["h"] for row in rows[:3]))
     assert rows[4]["h"] == pytest.approx(rows[0]["h"] / 8, rel=0.05)

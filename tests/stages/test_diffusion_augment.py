@@ -254,6 +254,15 @@ def test_a_pulled_folder_seeds_the_store(project, caplog):
     assert caplog.messages[-1].startswith("0 clips are new, 4 from the store")
 
 
+def test_many_clips_are_audited_by_several_processes(project, monkeypatch):
+    project.run()
+    augmented = project.root / "data/augmented"
+    made = {path.relative_to(augmented): path.read_bytes() for path in augmented.rglob("*.*")}
+    monkeypatch.setattr(generation, "ALONE", 0)
+    project.run()
+    assert {path.relative_to(augmented): path.read_bytes() for path in augmented.rglob("*.*")} == made
+
+
 def test_shards_hold_what_files_held(project, caplog):
     project.run()
     augmented, raw = project.root / "data/augmented", project.root / "data/raw"
