@@ -19,7 +19,6 @@ from evaluation.systems import NAMES, NETWORKS, NO_TYPES, PEERS, REFERENCES
 
 SCORE = "metrics/score.json"
 COMPARISON = "metrics/comparison.json"
-COSTS = "metrics/peers.json"
 PUBLISHED = Path("corpora/published_dev.csv")
 PAPER, COMBINED = "negative_log_probability", "combined"  # scores of this project's model
 
@@ -35,15 +34,16 @@ def finished() -> dict[str, dict]:
             newest = experiment["revs"][0].get("data") or {}
             figures = {file: shown.get("data") for file, shown in (newest.get("metrics") or {}).items()}
             if experiment["name"] and figures.get(SCORE):
-                kept = {file: _kept(experiment["revs"][0]["rev"], file) for file in (COMPARISON, COSTS)}
-                found[experiment["name"]] = figures | kept | {"params": newest["params"]["params.yaml"]["data"]}
+                figures[COMPARISON] = _comparison(experiment["revs"][0]["rev"])
+                found[experiment["name"]] = figures | {"params": newest["params"]["params.yaml"]["data"]}
     return found
 
 
-def _kept(revision: str, file: str) -> dict:
-    """The JSON that a commit has in `file`. Too much for DVC's metrics, which must fit a screen."""
-    shown = subprocess.run(["git", "show", f"{revision}:{file}"], check=True, capture_output=True, text=True).stdout
-    return json.loads(shown)
+def _comparison(revision: str) -> dict:
+    """A commit's headline, and by system its figures: too many for DVC's metrics, which must fit a screen."""
+    command = ["git", "show", f"{revision}:{COMPARISON}"]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return {"headline": found["headline"]} | {row["system"]: row for row in found["systems"]}
 
 
 def runs_of(found: dict[str, dict], name: str, seeds: Sequence[str], tag: str) -> list[dict]:
@@ -102,7 +102,7 @@ def systems(found: dict[str, dict], name: str, seeds: Sequence[str], tag: str, f
     runs = runs_of(found, name, seeds, tag)
     scores = [system for system in (PAPER, COMBINED) if all(system in run[COMPARISON] for run in runs)]
     peers = [system for system in PEERS if all(system in run[COMPARISON] for run in runs)]
-    costs = {system: [run[COSTS][system] for run in runs] for system in peers}
+    costs = {system: [run[COMPARISON][system] for run in runs] for system in peers}
     own_costs = [_own_cost(run["params"]) for run in runs]
     costs |= dict.fromkeys(scores, own_costs)
     corpus = runs[0]["params"]["corpus"]

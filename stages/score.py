@@ -63,8 +63,8 @@ def run(params: Declared, root: Path = Path()) -> None:
     of_domains = domains.evaluate(table.assign(domain=clips["domain"])[table["split"] == "test"], headline)
     figures = headline_metrics(summary, comparison, headline, of_domains)
     write_json(root / METRICS / "score.json", _rounded(figures))
-    write_json(root / METRICS / "comparison.json", {"headline": headline} | _rounded(comparison))
-    write_json(root / METRICS / "peers.json", costs)
+    systems = [{"system": name} | _rounded(row | costs.get(name, {})) for name, row in comparison.items()]
+    write_json(root / METRICS / "comparison.json", {"headline": headline, "systems": systems})
     curves = metrics.roc(table[table["split"] == "test"], headline)
     write_json(root / METRICS / "plots" / "roc.json", {"roc": curves.to_dict("records")})
     for name, row in comparison.items():

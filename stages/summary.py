@@ -11,8 +11,8 @@ from stages.paths import METRICS, REPORT
 def summary(metrics: Path = METRICS, report: Path = REPORT) -> str:
     """The headline figures and the references beside them. Raises OSError or ValueError where there are none yet."""
     figures = json.loads((metrics / "score.json").read_text(encoding="utf-8"))
-    systems = json.loads((metrics / "comparison.json").read_text(encoding="utf-8"))
-    headline = systems["headline"]
+    comparison = json.loads((metrics / "comparison.json").read_text(encoding="utf-8"))
+    headline, systems = comparison["headline"], {row["system"]: row for row in comparison["systems"]}
     lines = []
     if average := figures.get("average"):
         low, high = systems[headline]["auc_low"], systems[headline]["auc_high"]

@@ -43,8 +43,12 @@ def score(auc: float) -> dict:
 
 
 def comparison(**auc: float) -> dict:
-    figures = {name: {"auc": auc.get(name, 0.1), "pauc": auc.get(name, 0.1) / 2} for name in NAMES}
-    return {"headline": "negative_log_probability"} | figures
+    costs = dict.fromkeys(PEERS, {"seconds": 61.4, "parameters": 1234567})
+    rows = [
+        {"system": name, "auc": auc.get(name, 0.1), "pauc": auc.get(name, 0.1) / 2} | costs.get(name, {})
+        for name in NAMES
+    ]
+    return {"headline": "negative_log_probability", "systems": rows}
 
 
 def shown(figures: dict[str, dict | None], changes: dict | None = None) -> str:
@@ -63,11 +67,9 @@ def keep(folder: Path, figures: dict[str, dict | None]) -> None:
     for name, one in figures.items():
         auc = one["average"]["auc"] if one else 0
         others = comparison(negative_log_probability=auc, finetuned_mahalanobis=auc / 2, rms=0.3, autoencoder=0.4)
-        costs = {peer: {"seconds": 61.4, "parameters": 1234567} for peer in PEERS}
-        for file, content in ((table.COMPARISON, others), (table.COSTS, costs)):
-            path = folder / f"{name}:{file}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(content))
+        path = folder / f"{name}:{table.COMPARISON}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(others))
 
 
 def run_script(

@@ -139,8 +139,8 @@ def test_stages_read_only_what_dvc_yaml_declares(clone):
             continue
         # an output is made beside its place, under a name that says so, and then moved there
         path = Path(*(re.sub(r"^\.(.+)\.\w+-\d+-\d+\.unfinished$", r"\1", part) for part in path.parts))
-        entries = stages[stage]["deps"] + stages[stage]["outs"]
-        entries += [next(iter(one)) for kind in ("metrics", "plots") for one in stages[stage].get(kind, [])]
+        listed = [entry for kind in ("deps", "outs", "metrics", "plots") for entry in stages[stage].get(kind, [])]
+        entries = [entry if isinstance(entry, str) else next(iter(entry)) for entry in listed]
         known = {Path(entry.replace("${corpus.path}", params["corpus"]["path"])) for entry in entries}
         assert known & {path, *path.parents}, f"{stage} opens {path}, which dvc.yaml does not name"
 

@@ -18,7 +18,9 @@ def metrics(tmp_path):
     tied = SYSTEM | {"auc": 0.91, "auc_low": 0.1, "auc_high": 0.2}
     systems = {"rms": SYSTEM, "autoencoder": SYSTEM, "label_free": tied}
     systems["combined"] = SYSTEM | {"auc": 0.91, "auc_low": 0.88, "auc_high": 0.94}
-    (tmp_path / "comparison.json").write_text(json.dumps({"headline": "combined"} | systems))
+    rows = [{"system": name} | figures for name, figures in systems.items()]
+    comparison = {"headline": "combined", "systems": rows}
+    (tmp_path / "comparison.json").write_text(json.dumps(comparison))
     return tmp_path
 
 
