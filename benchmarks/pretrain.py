@@ -278,8 +278,8 @@ def main() -> None:
     if "memory" in result:
         peaks, line = result["memory"]["peak_gb"], result["memory"]
         print("\n| batch | peak memory, GB |\n|---|---|")
-        for batch, peak in peaks.items():
-            print(f"| {batch} | {peak:.1f} |")
+        for batch, largest in peaks.items():
+            print(f"| {batch} | {largest:.1f} |")
         print(f"| 128 (extrapolated) | {line['gb_at_128']:.1f} |")
         print(f"| {line['largest_batch_in_memory']} (extrapolated) | {line['memory_gb']:.1f}, all of this machine's |")
     write_json(RESULT, result)
