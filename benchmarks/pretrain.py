@@ -4,7 +4,8 @@
    into log-mel while it trains, each view through the encoder by itself, both views decoded.
 2. The share of the matrix-product rate of this machine, measured in the same run, that pretraining reaches.
 3. Clips per second of both trainings at the paper's and the embedded size, in bf16 and float32 (`--sizes`).
-4. Peak memory by batch size at the paper's size, and what follows for batch 128 (`--memory`).
+4. Peak memory of pretraining at the embedded size as params.yaml has it, where each batch has other shapes, and by
+   batch size at the paper's size with what follows for batch 128 (`--memory`).
 """
 
 import argparse
@@ -64,6 +65,9 @@ FINETUNING = FinetuningSettings(
 )
 
 
+STEPS = 60  # of the embedded size, after which its memory no longer grows
+
+
 def write_corpus(folder: Path, clips: int) -> None:
     """`clips` pairs of 10 s of noise: as recordings for the reference loop, as features for ours."""
     random, settings = np.random.default_rng(0), LogMelSettings()
@@ -89,6 +93,7 @@ def our_step(
     batch: int,
     precision: Literal["auto", "bf16-mixed", "32-true"],
     finetuning: bool = False,
+    mask_ratio: tuple[float, float] = PRETRAINING.mask_ratio,
 ) -> Callable:
     """A function that trains one step as the stage does, on the first `batch` clips."""
     fabric = make_fabric(precision)
@@ -99,7 +104,7 @@ def our_step(
         objective = Finetuning(clips, replace(FINETUNING, batch_size=batch), fabric)
         network = IdentityClassifier(config, 2)
     else:
-        objective = Pretraining(clips, replace(PRETRAINING, batch_size=batch), fabric)
+        objective = Pretraining(clips, replace(PRETRAINING, batch_size=batch, mask_ratio=mask_ratio), fabric)
         network = RCMAE(config)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, fused=True)
     network, optimizer = fabric.setup(network, optimizer)
@@ -198,12 +203,26 @@ def by_size(folder: Path, batch: int, repeats: int) -> list[dict]:
     ]
 
 
+def peak_of_this(folder: Path, size: str, batch: int) -> float:
+    """Peak memory (GB) of this process when it has pretrained a while: two steps of the paper's size, or `STEPS`."""
+    paper = size == "paper"
+    low, high = PRETRAINING.mask_ratio if paper else (0.5, 0.75)
+    step = our_step(folder, PAPER if paper else EMBEDDED, batch, "auto", mask_ratio=(low, high))
+    for _ in range(2 if paper else STEPS):
+        step()
+    status = Path("/proc/self/status").read_text()  # of this program alone, where getrusage counts its parent too
+    return int(status.split("VmHWM:")[1].split()[0]) / 1e6
+
+
+def peak(folder: Path, size: str, batch: int) -> float:
+    """`peak_of_this` in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.pretrain", "--peak-of", str(folder), size, "--batch", str(batch)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
 def memory(folder: Path, batches: list[int]) -> dict:
     """Peak memory of pretraining at the paper's size in processes of their own, and the line through it."""
-    measured = {}
-    for batch in batches:
-        command = [sys.executable, "-m", "benchmarks.pretrain", "--peak-of", str(folder), "--batch", str(batch)]
-        measured[batch] = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    measured = {batch: peak(folder, "paper", batch) for batch in batches}
     slope, base = np.polyfit(list(measured), list(measured.values()), 1)
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     return {
@@ -223,13 +242,10 @@ def main() -> None:
         "--sizes", type=int, metavar="BATCH", help="also measure both sizes and precisions at this batch"
     )
     parser.add_argument("--memory", type=int, nargs="+", metavar="BATCH", help="also measure memory at these batches")
-    parser.add_argument("--peak-of", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--peak-of", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.peak_of:
-        step = our_step(arguments.peak_of, PAPER, arguments.batch, "auto")
-        step(), step()
-        status = Path("/proc/self/status").read_text()  # of this program alone, where getrusage counts its parent too
-        print(int(status.split("VmHWM:")[1].split()[0]) / 1e6)
+        print(peak_of_this(Path(arguments.peak_of[0]), arguments.peak_of[1], arguments.batch))
         return
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -238,6 +254,7 @@ def main() -> None:
         result: dict[str, Any] = machine() | {
             "parameters": sum(parameter.numel() for parameter in RCMAE(PAPER).parameters()),
             "encoder_parameters": sum(parameter.numel() for parameter in RCMAE(PAPER).encoder.parameters()),
+            "embedded_peak_gb": peak(folder, "embedded", arguments.batch),
             "against_reference": against_reference(folder, PAPER, arguments.batch, arguments.repeats),
         }
         if arguments.sizes:
@@ -253,6 +270,7 @@ def main() -> None:
         f"| {ratio['batch']} | {ratio['pairs_per_second']:.2f} | {ratio['reference_pairs_per_second']:.2f} "
         f"| {ratio['ratio']:.1f} | {ratio['share_of_bf16_rate']:.0%} | {ratio['share_of_float32_rate']:.0%} |"
     )
+    print(f"\nembedded size, batch {ratio['batch']}, {STEPS} steps: peak memory {result['embedded_peak_gb']:.2f} GB")
     if "sizes" in result:
         print("\n| size | training | precision | clips/s |\n|---|---|---|---|")
         for row in result["sizes"]:
@@ -260,8 +278,8 @@ def main() -> None:
     if "memory" in result:
         peaks, line = result["memory"]["peak_gb"], result["memory"]
         print("\n| batch | peak memory, GB |\n|---|---|")
-        for batch, peak in peaks.items():
-            print(f"| {batch} | {peak:.1f} |")
+        for batch, largest in peaks.items():
+            print(f"| {batch} | {largest:.1f} |")
         print(f"| 128 (extrapolated) | {line['gb_at_128']:.1f} |")
         print(f"| {line['largest_batch_in_memory']} (extrapolated) | {line['memory_gb']:.1f}, all of this machine's |")
     write_json(RESULT, result)

@@ -64,11 +64,15 @@ def load_model(folder: Path | str, network_class: type[Network]) -> tuple[Networ
                 f"{folder}/config.json holds the network {config['network']}, not {network_class.__name__}"
             )
         classes = [len(config["identities"])] if network_class is IdentityClassifier else []
-        network = network_class(sizes, *classes)
+        with torch.device("meta"):  # no random weights, which would be overwritten
+            network = network_class(sizes, *classes)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{folder}/config.json is not a model's config: {error}") from None
     try:
-        network.load_state_dict(load_file(folder / "model.safetensors"))
+        weights = load_file(folder / "model.safetensors")
+        # copied, as the file may be overwritten while the network is in use
+        copies = {name: tensor.to(torch.float32, copy=True) for name, tensor in weights.items()}
+        network.load_state_dict(copies, assign=True)
     except (safetensors.SafetensorError, RuntimeError) as error:
         raise ValueError(f"{folder}/model.safetensors is damaged or of another network: {_one_line(error)}") from None
     return network.eval(), config

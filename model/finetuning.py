@@ -5,11 +5,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,6 +17,9 @@ from model.batches import ORDER, Share, TrainingClips, balanced_order, batch_siz
 from model.losses import supervised_contrastive_loss
 from model.network import RCMAE, IdentityClassifier
 from model.training import gather, train
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ class LabelledClips(NamedTuple):
 class Finetuning:
     """The objective of fine-tuning, for `model.training.train`. `identities` are the labels' names."""
 
-    def __init__(self, clips: TrainingClips, settings: FinetuningSettings, fabric: Fabric):
+    def __init__(self, clips: TrainingClips, settings: FinetuningSettings, fabric: "Fabric"):
         self.clips, self.settings, self.fabric = clips, settings, fabric
         identities, labels = np.unique(clips.identities, return_inverse=True)
         self.identities, self.labels = identities.tolist(), labels
@@ -94,7 +96,7 @@ def finetune(
     features: Features,
     pretrained: RCMAE,
     settings: FinetuningSettings,
-    fabric: Fabric,
+    fabric: "Fabric",
     checkpoints: Path,
     on_epoch: Callable[[dict[str, float]], None],
 ) -> tuple[IdentityClassifier | None, list[str]]:

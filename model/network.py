@@ -86,14 +86,17 @@ def unpatchify(patches: Tensor, config: NetworkConfig) -> Tensor:
 
 
 def sincos_positions(rows: int, columns: int, width: int) -> Tensor:
-    """Fixed positions (rows * columns, width): half the width encodes the row, half the column, each as sin and cos."""
+    """Fixed positions (rows * columns, width): half the width encodes the row, half the column, each as sin and cos.
+
+    On the CPU, also where a network is built without memory for its weights (device meta).
+    """
 
     def one_axis(positions: Tensor) -> Tensor:  # (N,) -> (N, width / 2)
-        frequencies = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+        frequencies = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64, device="cpu") / (width // 4))
         angles = positions.double()[:, None] * frequencies
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
-    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    row, column = torch.meshgrid(torch.arange(rows, device="cpu"), torch.arange(columns, device="cpu"), indexing="ij")
     return torch.cat([one_axis(row.flatten()), one_axis(column.flatten())], dim=1).float()
 
 

@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from audio.features import Features
@@ -32,6 +31,9 @@ from model.losses import (
 )
 from model.network import RCMAE, NetworkConfig, patchify
 from model.training import gather, train
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Pairs(NamedTuple):
 class Pretraining:
     """The objective of pretraining, for `model.training.train`."""
 
-    def __init__(self, clips: TrainingClips, settings: PretrainingSettings, fabric: Fabric):
+    def __init__(self, clips: TrainingClips, settings: PretrainingSettings, fabric: "Fabric"):
         if settings.augmented:
             clips.require_views()
         self.clips, self.settings, self.fabric = clips, settings, fabric
@@ -154,7 +156,7 @@ def pretrain(
     features: Features,
     config: NetworkConfig,
     settings: PretrainingSettings,
-    fabric: Fabric,
+    fabric: "Fabric",
     checkpoints: Path,
     on_epoch: Callable[[dict[str, float]], None],
 ) -> RCMAE:

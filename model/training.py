@@ -9,11 +9,10 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -21,6 +20,9 @@ from model.batches import Share, prefetched
 from model.checkpoints import load_state, restore, save_state, training_state
 from model.devices import Precision, launch
 from storage.memory import keep_freed_memory
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints: what a killed run loses at most, and one epoch's last step
 LOG_SECONDS = 30.0  # between two lines of progress where there is no terminal
@@ -47,7 +49,7 @@ class Objective(Protocol):
         """The clips' names."""
 
 
-def make_fabric(precision: Precision | Literal["auto"]) -> Fabric:
+def make_fabric(precision: Precision | Literal["auto"]) -> "Fabric":
     """Launch on all devices, see `model.devices.launch`, for exact training.
 
     `precision` is bf16-mixed, 32-true, or auto: bf16 where the device multiplies it natively.
@@ -57,12 +59,24 @@ def make_fabric(precision: Precision | Literal["auto"]) -> Fabric:
     fabric = launch(precision)
     if fabric.device.type == "cpu":
         keep_freed_memory()
+        forget_old_shapes()
     if fabric.device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
     if fabric.is_global_zero:
         log.info("training on %d x %s, %s", fabric.world_size, fabric.device.type, precision)
     return fabric
+
+
+def forget_old_shapes() -> None:
+    """Let oneDNN keep what it compiled for the last few batches alone. Has an effect before its first use only.
+
+    It compiles each product anew for other shapes and keeps 1024 of them. The number of visible tokens differs from
+    batch to batch, so that hundreds of MB collect, scattered over the memory that the next batch needs in one piece. A
+    step at the default size takes some 30.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "16")  # of the layer between torch and oneDNN
 
 
 def native_bf16() -> bool:
@@ -74,7 +88,7 @@ def native_bf16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def gather(fabric: Fabric, share: Share, x: Tensor) -> Tensor:
+def gather(fabric: "Fabric", share: Share, x: Tensor) -> Tensor:
     """Rows (m, D) of all processes as the global batch (total, D), in float32 and with gradients.
 
     Every process computes the same loss of the gathered rows. The gather's backward sums over processes and DDP
@@ -109,7 +123,7 @@ def rate_at(step: int, steps: int, learning_rate: float, schedule: str) -> float
 
 
 def train(
-    fabric: Fabric,
+    fabric: "Fabric",
     network: nn.Module,
     objective: Objective,
     epochs: int,

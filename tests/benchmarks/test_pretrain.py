@@ -1,5 +1,6 @@
 """The benchmark of training: both loops run, train, and do the work that they are compared for."""
 
+import os
 from itertools import product
 
 import pytest
@@ -43,6 +44,14 @@ def test_the_reference_does_what_ours_does_and_decodes_the_second_view_too(folde
         counts.append(counter.get_total_flops())
     ours, reference = counts
     assert 1.1 * ours < reference < 2 * ours, "the encoder's work is the same, the decoder's is double"
+
+
+def test_batches_of_other_shapes_do_not_pile_up_in_memory(folder, monkeypatch):
+    monkeypatch.setattr(pretrain, "EMBEDDED", SMALL)
+    monkeypatch.setattr(pretrain, "STEPS", 2)
+    assert 0.2 < pretrain.peak_of_this(folder, "embedded", 2) < 4
+    assert int(os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"]) < 1024, "it keeps what it compiled for every shape"
+    assert int(os.environ["LRU_CACHE_CAPACITY"]) < 1024
 
 
 def test_both_trainings_are_measured_at_both_sizes_and_precisions(folder, monkeypatch):

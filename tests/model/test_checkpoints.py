@@ -23,6 +23,22 @@ def test_a_model_comes_back_with_all_that_belongs_to_it(tmp_path, kind):
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
 
 
+@pytest.mark.parametrize("kind", [RCMAE, IdentityClassifier])
+def test_loading_draws_no_random_numbers_and_leaves_nothing_without_memory(tmp_path, kind):
+    network = RCMAE(CONFIG) if kind is RCMAE else IdentityClassifier(CONFIG, 3)
+    save_model(tmp_path, network, {"identities": ["a", "b", "c"]})
+    before = torch.random.get_rng_state()
+    loaded, _ = load_model(tmp_path, kind)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    (tmp_path / "model.safetensors").write_bytes(b"overwritten while the network is in use")
+    for tensors in ("named_parameters", "named_buffers"):
+        expected = dict(getattr(network, tensors)())
+        assert dict(getattr(loaded, tensors)()).keys() == expected.keys()
+        for name, tensor in getattr(loaded, tensors)():
+            assert torch.equal(tensor, expected[name]), name
+            assert tensor.requires_grad == expected[name].requires_grad
+
+
 def change(folder, **values):
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
