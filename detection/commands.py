@@ -48,6 +48,8 @@ def load(folder: Path) -> Detector:
     machines = "; ".join(f"{name} {', '.join(ids)}" for name, ids in about["machines"].items())
     line = f"detector {folder}: of {about['date']}, trained on {about['corpus'] or 'an unnamed corpus'}: {machines}"
     log.info("%s", printable(line))
+    if detector.description.alone:
+        log.info("a single machine: it is judged without fine-tuning and -log p, which tell machines apart")
     if about["simulated"]:
         log.warning("it was trained on simulated machines: no real machine can be judged by it")
     return detector

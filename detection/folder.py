@@ -73,6 +73,11 @@ class Description(_Checked):
     created: str = ""  # ISO 8601; filled when it is loaded
     journal: list[Entry] = []
 
+    @property
+    def alone(self) -> bool:
+        """Whether the networks heard a single machine, so that none could be told from another: no fine-tuning."""
+        return sum(machine.trained for machine in self.machines) == 1
+
     @model_validator(mode="after")
     def _machines_differ(self) -> "Description":
         names = [(machine.type, machine.id) for machine in self.machines]

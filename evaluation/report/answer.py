@@ -169,6 +169,6 @@ def details(average: Machines, types: list[Machines]) -> str:
             told += f" ({', '.join(ahead)}). " if ahead else ". "
     if average.caught is not None:
         told += f"At the thresholds, {average.caught * 100:.0f} % of the faulty recordings raise an alarm. "
-    told += f"Of healthy recordings {average.promised * 100:.0f} % were promised to"
+    told += f"Of healthy recordings {average.promised * 100:.0f} % were promised to raise an alarm"
     told += f", {average.alarms * 100:.0f} % did." if average.alarms is not None else "."
     return told

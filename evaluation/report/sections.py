@@ -52,6 +52,7 @@ def sections(run: Run) -> dict:
         "title": "Would it hear a faulty machine?",
         "headline": NAMES[run.backend],
         "sentence": sentence(average),
+        "alone": run.detector.description.alone,
         "own": said["figures"],
         "details": details(average, types),
         "average": average,

@@ -50,9 +50,7 @@ def test_the_details_name_where_the_model_is_ahead():
     )
     assert "Best watched is fan (90), worst pump (60)" in told
     assert "ahead of every simple method on 1 of 2 machine types (fan)" in told
-    assert (
-        "70 % of the faulty recordings raise an alarm. Of healthy recordings 10 % were promised to, 12 % did." in told
-    )
+    assert "70 % of the faulty recordings raise an alarm." in told
 
 
 def test_without_anomalies_the_answer_is_about_false_alarms():
@@ -60,7 +58,7 @@ def test_without_anomalies_the_answer_is_about_false_alarms():
     said = answer.sentence(average)
     assert said.startswith("Of 50 healthy recordings that nothing was fitted to, 6 raise an alarm.")
     assert average.verdict[1] == "no anomalies to test on"
-    assert answer.details(average, [average]) == "Of healthy recordings 10 % were promised to, 12 % did."
+    assert answer.details(average, [average]) == "Of healthy recordings 10 % were promised to raise an alarm, 12 % did."
 
 
 def table(types: dict[str, set[str]], normal: int, anomalous: int) -> pd.DataFrame:
