@@ -71,7 +71,7 @@ class Sound:
         if self.peak > 1:
             found.append(f"peak of {self.peak:.3g} beyond full scale, 1")
         if self.clipped >= CLIPPED_SHARE:
-            found.append(f"{100 * self.clipped:.2g} % of the samples are clipped")
+            found.append(f"{100 * self.clipped:.3g} % of the samples are clipped")
         return found
 
     def blocks(self, sample_rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:

@@ -44,7 +44,8 @@ def table4(published: pd.DataFrame, figures: dict, pooled: dict, again: dict[str
     """Rows of Table 4 in two groups, per-id and pooled, and the footnotes that their cells refer to.
 
     `figures` and `pooled` are this run's, as `evaluation.metrics.evaluate` and `evaluate_pooled` return them; `again`
-    are the figures of systems that it trained itself, by name. Where they are empty, there is no row of them. A row holds system, about (year and source), cells
+    are the figures of systems that it trained itself, by name. What has no figures has no row. A row holds system,
+    about (year and source), cells
     [(auc, pauc, numbers of footnotes)] for TYPES and the average, in per cent or None, ours, and again: the cells of
     the system as it was trained here, or None.
     """

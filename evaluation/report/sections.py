@@ -86,7 +86,15 @@ def sections(run: Run) -> dict:
         "facts": run.facts,
         "durations": run.durations,
         "skipped": run.skipped.to_dict("records"),
+        "warned": warned(run.manifest),
     }
+
+
+def warned(manifest: pd.DataFrame) -> dict:
+    """Recordings that were read with a warning (clipped, truncated …): how many there are, and the first of them."""
+    rows = manifest[manifest["warnings"] != ""]
+    rows = rows.assign(file=rows["source"].where(rows["source"] != "", rows["clip"])).drop_duplicates("file")
+    return {"count": len(rows), "first": rows[["file", "warnings"]].head(MOST_FLAGGED).to_dict("records")}
 
 
 def check(run: Run) -> None:

@@ -40,6 +40,9 @@ def run(request, tmp_path_factory) -> Path:
     prompts["text"] += NASTY
     prompts.to_csv(folder / "data/prompts/prompts.csv", index=False)
     pd.DataFrame({"file": [f"fan/{NASTY}.wav"], "reason": [NASTY]}).to_csv(folder / "data/raw/skipped.csv", index=False)
+    manifest = pd.read_csv(folder / "data/raw/manifest.csv", dtype=str, keep_default_na=False)
+    manifest.loc[:1, ["source", "warnings"]] = ["loud.wav", "7 % of the samples are clipped"]  # a long recording's
+    manifest.to_csv(folder / "data/raw/manifest.csv", index=False)
     key = duration_key("pretrain", read(folder / "params.yaml"), folder)
     with mock.patch.dict(os.environ, {"RCMAE_STORE": str(folder / "store")}), durations().put(key) as path:
         path.write_text(json.dumps(DURATION))
@@ -91,6 +94,7 @@ def test_it_has_all_its_sections(page, run):
         "What differs from the paper",
         "What the paper leaves open",
         "1 recording left out",
+        "1 recording read with a warning: loud.wav : 7 % of the samples are clipped",
         "Seed",
         "Commit none, the code is not in a Git repository",
     ):
