@@ -134,6 +134,10 @@ def test_the_figures_are_those_of_score_json(page, run):
     text = Page(page).text
     assert f"{figures['average']['auc'] * 100:.0f} are told apart rightly" in text
     assert re.search(rf"average [a-z ]+ {figures['average']['auc']:.2f} ", text)
+    alarms = figures["false_alarms"]
+    assert f"At the thresholds, {alarms['caught'] * 100:.0f} % of the faulty recordings raise an alarm" in text
+    assert f"were promised to raise an alarm, {alarms['measured'] * 100:.0f} % did" in text
+    assert "Alarms of all machines are decided by the score combined, without labels" in text  # three clips each
     assert f"by eq. (12) as printed it is {whole['average']['pauc_eq12']:.2f}" in text
 
 
