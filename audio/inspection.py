@@ -16,7 +16,7 @@ from audio.clips import RATES, SHORTEST_SECONDS
 from audio.headers import Header, listen
 from audio.importing import Plan, refusals_text
 from audio.recordings import Recording, Refusal, piece_offsets
-from audio.splitting import check_corpus
+from audio.splitting import check_corpus, check_enough
 
 # Calibration recordings that a false-alarm rate needs: one more, divided by it, must be whole or more.
 FALSE_ALARMS = {0.1: 9, 0.05: 19, 0.01: 99}
@@ -121,6 +121,7 @@ def inspect_clips(where: Path, clips: list[Clip]) -> Inspection:
 def _error(clips: Iterable[Clip], where: Path) -> str:
     try:
         check_corpus((clip[:4] for clip in clips), where)
+        check_enough((clip[:4] for clip in clips), where)
     except ValueError as error:
         return str(error)
     return ""
