@@ -190,8 +190,6 @@ def _too_little(clips: list[Clip]) -> Iterator[str]:
 
     if len(machines) == 1:
         yield "fine-tuning and -log p, which need two machines: other back-ends decide"
-    elif lone := [machine for machine in few("train", "normal", 2) if counts[machine, "train", "normal"] == 1]:
-        yield f"fine-tuning, which needs two training clips of each machine: {_machines(lone, machines)}"
     for rate, least in FALSE_ALARMS.items():
         if without := few("calibration", "normal", least):
             yield (

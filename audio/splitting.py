@@ -182,13 +182,16 @@ def check_corpus(clips: Iterable[tuple[str, str, str, str]], where: Path) -> Non
 
 
 def check_enough(clips: Iterable[tuple[str, str, str, str]], where: Path) -> None:
-    """Raise ValueError unless the clips, which pass `check_corpus`, suffice to tell how healthy ones score.
+    """Raise ValueError unless the clips, which pass `check_corpus`, suffice to train on and to tell how they score.
 
-    Needed are FEWEST_TO_TRAIN training clips of one machine of each type; with the scores of these the others are
-    compared.
+    Needed are FEWEST_TO_TRAIN training clips of one machine of each type, with whose scores the others are compared,
+    and two of every machine where there are several, as fine-tuning puts clips of one machine together.
     """
+    training = _training(clips)
+    if single := [machine for machine, count in sorted(training.items()) if count == 1 < len(training)]:
+        raise ValueError(f"{where}: a single healthy clip to train on, at least 2 are needed, of {_listed(single)}")
     most: dict[str, int] = defaultdict(int)
-    for (machine_type, _), count in _training(clips).items():
+    for (machine_type, _), count in training.items():
         most[machine_type] = max(most[machine_type], count)
     if few := [name for name, count in sorted(most.items()) if count < FEWEST_TO_TRAIN]:
         raise ValueError(
