@@ -17,9 +17,10 @@ from stages.store import sweep_experiments
 from stages.summary import summary
 
 
-def learn(path: str, overrides: list[str]) -> None:
+def learn(path: str, overrides: list[str]) -> list[str]:
     """Train on the recordings in the folder `path` with params `overrides` ("key=value"); put the result into place.
 
+    Returns what params.yaml has now that it did not have before, as "key=value".
     Raises ValueError where that fails; the commands that it runs have said why.
     """
     folder = Path(path)
@@ -33,6 +34,7 @@ def learn(path: str, overrides: list[str]) -> None:
     refused = "nothing was changed in params.yaml, data/ and metrics/"
     _run(refused, sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", name, *options)
     _run(refused, sys.executable, "-m", "dvc", "exp", "apply", name)
+    return chosen
 
 
 def _run(failed: str, *command: str) -> None:
@@ -53,8 +55,11 @@ def main() -> None:
     parser.add_argument("-S", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="a parameter")
     chosen = parser.parse_args()
     try:
-        learn(chosen.folder, chosen.overrides)
+        changed = learn(chosen.folder, chosen.overrides)
         print(f"{summary()}\n{hint()}")
+        print(
+            f"params.yaml now has {', '.join(changed)}, also for later runs: git checkout params.yaml takes that back"
+        )
     except (ValueError, OSError) as error:
         sys.exit(f"learn: {error}")
 
