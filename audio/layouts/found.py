@@ -60,7 +60,8 @@ def _nothing(folder: Path, sounds: list[str], others: list[str], refusals: list[
         what = f"; it has {deepest(others)}" if others else ""
         return f"{folder} holds no sound files ({' '.join(AUDIO_SUFFIXES)}){what}"
     first = refusals[0]
+    hint = "" if (folder / TABLE).is_file() else f"; a layout that would fit: {EXAMPLE}"
     return (
-        f"{folder} has {len(sounds)} sound files, in {deepest(sounds)}, none that can be taken: "
-        f"{first.file} {first.reason}; a layout that would fit: {EXAMPLE}"
+        f"{folder} has sound files ({len(sounds)}), in {deepest(sounds)}, none that can be taken: "
+        f"{first.file} {first.reason}{hint}"
     )
