@@ -5,6 +5,7 @@ the workspace as it was; then the result is put into place.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 from datetime import datetime
@@ -38,7 +39,9 @@ def learn(path: str, overrides: list[str]) -> list[str]:
 
 
 def _run(failed: str, *command: str) -> None:
-    if subprocess.run(command).returncode:
+    # the stages are run by `python`, which must be this one
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    if subprocess.run(command, env=os.environ | {"PATH": path}).returncode:
         raise ValueError(failed)
 
 
