@@ -6,6 +6,7 @@ the workspace as it was; then the result is put into place.
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 from datetime import datetime
@@ -49,7 +50,9 @@ def hint() -> str:
     """How recordings are judged now, by the first machine."""
     description = Description.model_validate(read_json(DETECTOR / "detector.json"))
     machine = description.machines[0]
-    return f'To judge: python detect.py RECORDING --machine "{machine.type}" --id "{machine.id}"'
+    return (
+        f"To judge: {shlex.join(['python', 'detect.py', 'RECORDING', '--machine', machine.type, '--id', machine.id])}"
+    )
 
 
 def main() -> None:
