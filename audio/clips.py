@@ -71,7 +71,7 @@ class Sound:
         if self.peak > 1:
             found.append(f"peak of {self.peak:.3g} beyond full scale, 1")
         if self.clipped >= CLIPPED_SHARE:
-            found.append(f"{100 * self.clipped:.2g} % of the samples are clipped")
+            found.append(f"{100 * self.clipped:.3g} % of the samples are clipped")
         return found
 
     def blocks(self, sample_rate: int = SAMPLE_RATE) -> Iterator[np.ndarray]:
@@ -108,7 +108,8 @@ class Sound:
 
     def _check_length(self, seconds: float) -> None:
         if seconds > self.longest:
-            raise ValueError(f"{self.path}: longer than {self.longest / 3600:.4g} h, the most that is allowed")
+            most = f"{self.longest / 3600:.4g} h" if self.longest >= 3600 else f"{self.longest:.4g} s"
+            raise ValueError(f"{self.path}: longer than {most}, the most that is allowed")
 
     def _check_end(self) -> None:
         seconds = self._samples / self.sample_rate

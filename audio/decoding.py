@@ -26,6 +26,8 @@ UNKNOWN_FRAMES = 2**62
 # What FFmpeg may take a file for. It knows playlists too, which would make it open other files and addresses.
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,asf,amr,aac,wav,caf,flac"
 ESTIMATED = ("aac", "amr")  # their headers state no length, FFmpeg guesses it
+PADDING = 4096  # samples, at most, that a codec puts before and behind the sound
+PADDED = 30.0  # dB by which they lie below it
 TOLERANCE = 0.5  # s between the length that a container states and what is in it: codecs pad
 # libsndfile reads what there is of a truncated file without complaint, but notes it.
 _SHOULD_BE = re.compile(r"(?:riff|riff size|form|data|data size|ssnd)\s*: (\d+) \(should be (\d+)\)", re.IGNORECASE)
@@ -226,6 +228,8 @@ def _by_ffmpeg(
         seconds = float(track.duration * track.time_base)
     stream = Stream(sample_rate, channels, seconds, 16 if depth.rstrip("p") in ("s16", "u8") else 24)
     stream.blocks = _blocks_of_ffmpeg(path, file, size, container, track, stream)
+    if track.codec_context.codec.lossy:
+        stream.blocks = _without_padding(stream.blocks)
     return stream
 
 
@@ -260,6 +264,32 @@ def _blocks_of_ffmpeg(
     stated = 0 if stream.seconds is None or container.format.name in ESTIMATED else stream.seconds
     if broken or stated - read / stream.sample_rate > TOLERANCE:
         stream.truncated = f"it breaks off after {_at(read, stream)}"
+
+
+def _without_padding(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """`blocks` without the near silence that a codec puts at both ends to fill its frames.
+
+    Some containers do not say how much it is. A machine that falls silent for a tenth of a second sounds broken.
+    """
+    last = None
+    for block in blocks:
+        if last is None:
+            last = block[_padding(block) :]
+        elif len(block) < PADDING:
+            last = np.concatenate([last, block])
+        else:
+            yield last
+            last = block
+    if last is not None:
+        yield last[: len(last) - _padding(last[::-1])]
+
+
+def _padding(block: np.ndarray, step: int = 64) -> int:
+    """Number of samples at the beginning of a block (samples, channels) that are padding, in whole steps."""
+    head = block[: min(PADDING, len(block) // step * step)]
+    power = np.square(head).reshape(-1, step * block.shape[1]).mean(axis=1)
+    loud = power > np.square(block).mean() * 10 ** (-PADDED / 10)
+    return step * int(loud.argmax()) if loud.any() else 0
 
 
 def _ffmpeg_reason(error: Exception) -> str:

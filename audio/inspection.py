@@ -1,5 +1,9 @@
-"""What a corpus would become, told from names and headers alone: for `python -m stages.download --check`."""
+"""What a corpus would become, told from names, headers and the beginnings of some recordings.
 
+For `python -m stages.download --check`.
+"""
+
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -9,14 +13,15 @@ from typing import NamedTuple
 import pandas as pd
 
 from audio.clips import RATES, SHORTEST_SECONDS
-from audio.headers import Header
+from audio.headers import Header, listen
 from audio.importing import Plan, refusals_text
 from audio.recordings import Recording, Refusal, piece_offsets
-from audio.splitting import check_corpus
+from audio.splitting import check_corpus, check_enough
 
 # Calibration recordings that a false-alarm rate needs: one more, divided by it, must be whole or more.
 FALSE_ALARMS = {0.1: 9, 0.05: 19, 0.01: 99}
 FEW_ANOMALIES = 10  # below which an AUC says little
+LISTENED = 100  # recordings, at most, whose first seconds are listened to
 
 
 class Clip(NamedTuple):
@@ -38,6 +43,9 @@ class Inspection:
     recordings: int
     rates: Counter = field(default_factory=Counter)  # files per sample rate (Hz)
     channels: Counter = field(default_factory=Counter)  # files per number of channels
+    domains: Counter = field(default_factory=Counter)  # files per domain, where the layout tells domains
+    listened: int = 0  # recordings whose first seconds were listened to
+    warnings: list[Refusal] = field(default_factory=list)  # of these, what is to be known of recordings that are taken
     notes: list[str] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
     error: str = ""
@@ -51,39 +59,51 @@ class Inspection:
         types = {clip.machine_type for clip in self.clips}
         hours = sum(clip.seconds for clip in self.clips) / 3600
         yield (
-            f"{self.where}: {len(types)} machine types, {len(machines)} machines, {self.recordings} recordings, "
-            f"{hours:.2f} h, {len(self.clips)} clips"
+            f"{self.where}: {_count(len(types), 'machine type')}, {_count(len(machines), 'machine')}, "
+            f"{_count(self.recordings, 'recording')}, {hours:.2f} h, {_count(len(self.clips), 'clip')}"
         )
         if self.rates:
             yield f"sample rates: {_counted(self.rates, 'Hz')}; channels: {_counted(self.channels)}"
+        if self.domains:
+            yield f"domains: {_counted(self.domains)}"
         yield ""
         yield _table(self.clips).to_string(index=False)
         for title, lines in (("assumed, and left out", self.notes), ("too little for", list(_too_little(self.clips)))):
             if lines:
                 yield f"\n{title}:"
                 yield from (f"  {line}" for line in lines)
+        if self.warnings:
+            yield f"\nread with a warning, {len(self.warnings)} of the {self.listened} that were listened to:"
+            yield refusals_text(self.warnings)
         if self.refusals:
             yield f"\nfaults, {len(self.refusals)} (corpus.on_bad_clip: skip leaves them out):"
             yield refusals_text(self.refusals)
-        yield f"\n{self.error or 'it can be trained on'}; the samples were not read: what is in them the run will check"
+        heard = f"the first seconds of {_count(self.listened, 'recording')}" if self.listened else "no samples"
+        yield f"\n{self.error or 'it can be trained on'}; {heard} were read, the run checks all"
 
 
 def inspect_plan(plan: Plan, folder: Path, channel: int, on_bad_clip: str) -> Inspection:
     """What would be imported of `folder`; `channel`, from 0, and `on_bad_clip`, error or skip, as in the import."""
+    reasons = {one.file: _fault(plan.headers[one.file], channel) for one in plan.recordings}
+    readable = [file for file, reason in reasons.items() if not reason]
+    beginnings = listen(folder, readable[:: max(1, math.ceil(len(readable) / LISTENED))], channel)
+    reasons |= {file: one.error for file, one in beginnings.items()}
     clips, refusals = [], list(plan.refusals)
     for one in plan.recordings:
-        header = plan.headers[one.file]
-        if reason := _fault(header, channel):
+        if reason := reasons[one.file]:
             refusals.append(Refusal(one.file, reason))
         else:
-            clips += _clips_of(plan, one, header)
-    heard = [plan.headers[one.file] for one in plan.recordings if not plan.headers[one.file].error]
+            clips += _clips_of(plan, one, plan.headers[one.file])
+    heard = [header for header in plan.headers.values() if not header.error]
     found = Inspection(
         folder,
         clips,
         len(plan.recordings),
         Counter(header.sample_rate for header in heard),
         Counter(header.channels for header in heard),
+        Counter(one.domain for one in plan.recordings if one.domain),
+        len(beginnings),
+        [Refusal(file, "; ".join(one.warnings)) for file, one in beginnings.items() if one.warnings],
         plan.notes,
         refusals,
     )
@@ -101,6 +121,7 @@ def inspect_clips(where: Path, clips: list[Clip]) -> Inspection:
 def _error(clips: Iterable[Clip], where: Path) -> str:
     try:
         check_corpus((clip[:4] for clip in clips), where)
+        check_enough((clip[:4] for clip in clips), where)
     except ValueError as error:
         return str(error)
     return ""
@@ -128,8 +149,15 @@ def _clips_of(plan: Plan, one: Recording, header: Header) -> list[Clip]:
 
 
 def _counted(values: Counter, unit: str = "") -> str:
-    named = (f"{value} {unit}".strip() + f" ({count} files)" * (len(values) > 1) for value, count in values.items())
+    named = (
+        f"{value} {unit}".strip() + f" ({_count(count, 'file')})" * (len(values) > 1)
+        for value, count in values.most_common()
+    )
     return ", ".join(named)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + "s" * (number != 1)
 
 
 def _table(clips: list[Clip]) -> pd.DataFrame:
@@ -161,13 +189,11 @@ def _too_little(clips: list[Clip]) -> Iterator[str]:
         return [machine for machine in machines if counts[machine, split, condition] < least]
 
     if len(machines) == 1:
-        yield "-log p of the identity, which needs two machines: other back-ends decide"
-    if lone := [machine for machine in few("train", "normal", 2) if counts[machine, "train", "normal"] == 1]:
-        yield f"fine-tuning, which needs two training clips of each machine: {_machines(lone, machines)}"
+        yield "fine-tuning and -log p, which need two machines: other back-ends decide"
     for rate, least in FALSE_ALARMS.items():
         if without := few("calibration", "normal", least):
             yield (
-                f"a false-alarm rate of {rate:g} from its calibration alone, which needs {least} clips: "
+                f"a false-alarm rate of {rate:g} promised by a machine's own calibration clips, which takes {least}: "
                 f"{_machines(without, machines)}"
             )
     if without := few("test", "normal", 1):

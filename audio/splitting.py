@@ -14,10 +14,11 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from audio.recordings import CLIP_SECONDS, Recording, piece_offsets
+from audio.recordings import CLIP_SECONDS, LONGEST_SECONDS, Recording, piece_offsets
 
 TEST_SHARE = 0.2  # of a machine's healthy clips, kept to be judged; more only where there are as many anomalies
 LARGEST_TEST_SHARE = 1 / 3  # of the healthy clips: what trains is most of them
+FEWEST_TO_TRAIN = 3  # healthy training clips of some machine of each type: two are as far from each other as back
 FEWEST_TO_TEST = 5  # healthy clips of a machine, below which all train
 FEWEST_TO_CALIBRATE = 20  # training clips of a machine, below which all train
 LARGE = 1 / 4  # of a machine's clips: a recording that holds more is divided in time
@@ -167,19 +168,44 @@ def subset_of(recordings: Iterable[Recording]) -> dict[Machine, str]:
 
 
 def check_corpus(clips: Iterable[tuple[str, str, str, str]], where: Path) -> None:
-    """Raise ValueError, naming all that is wrong, unless a detector can be trained on the clips.
+    """Raise ValueError, naming all that is wrong, unless networks can be trained on the clips.
 
     `clips`: (machine_type, machine_id, split, condition) of each. Needed are healthy training clips of every machine;
     anomalies and test clips are not.
     """
-    splits: dict[Machine, set[str]] = defaultdict(set)
-    for machine_type, machine_id, split, _ in clips:
-        splits[machine_type, machine_id].add(split)
-    without = [machine for machine, has in sorted(splits.items()) if "train" not in has]
-    if len(without) == len(splits):
+    training = _training(clips)
+    without = [machine for machine, count in sorted(training.items()) if not count]
+    if len(without) == len(training):
         raise ValueError(f"{where} has no healthy recordings to train on")
     if without:
         raise ValueError(f"{where}: no healthy recordings to train on, but others, of {_listed(without)}")
+
+
+def check_enough(clips: Iterable[tuple[str, str, str, str]], where: Path) -> None:
+    """Raise ValueError unless the clips, which pass `check_corpus`, suffice to train on and to tell how they score.
+
+    Needed are FEWEST_TO_TRAIN training clips of one machine of each type, with whose scores the others are compared,
+    and two of every machine where there are several, as fine-tuning puts clips of one machine together.
+    """
+    training = _training(clips)
+    if single := [machine for machine, count in sorted(training.items()) if count == 1 < len(training)]:
+        raise ValueError(f"{where}: a single healthy clip to train on, at least 2 are needed, of {_listed(single)}")
+    most: dict[str, int] = defaultdict(int)
+    for (machine_type, _), count in training.items():
+        most[machine_type] = max(most[machine_type], count)
+    if few := [name for name, count in sorted(most.items()) if count < FEWEST_TO_TRAIN]:
+        raise ValueError(
+            f"{where}: fewer than {FEWEST_TO_TRAIN} healthy clips to train on, of each machine of type "
+            f"{', '.join(few)}: record more (what is longer than {LONGEST_SECONDS} s is cut into clips of "
+            f"{CLIP_SECONDS} s)"
+        )
+
+
+def _training(clips: Iterable[tuple[str, str, str, str]]) -> dict[Machine, int]:
+    training: dict[Machine, int] = defaultdict(int)
+    for machine_type, machine_id, split, _ in clips:
+        training[machine_type, machine_id] += split == "train"
+    return training
 
 
 def check_types(wanted: list[str], known: Iterable[str], where: Path) -> None:

@@ -48,6 +48,8 @@ def load(folder: Path) -> Detector:
     machines = "; ".join(f"{name} {', '.join(ids)}" for name, ids in about["machines"].items())
     line = f"detector {folder}: of {about['date']}, trained on {about['corpus'] or 'an unnamed corpus'}: {machines}"
     log.info("%s", printable(line))
+    if detector.description.alone:
+        log.info("a single machine: it is judged without fine-tuning and -log p, which tell machines apart")
     if about["simulated"]:
         log.warning("it was trained on simulated machines: no real machine can be judged by it")
     return detector
@@ -70,10 +72,11 @@ def described(detector: Detector) -> dict:
 def judge(detector: Detector, chosen: argparse.Namespace) -> int:
     """Judge files and folders, each in a line."""
     judge = _judge(detector, chosen, chosen.longest)
-    paths = list(expand(chosen.recordings))
+    paths, refused = expand(chosen.recordings)
     each = map if len(paths) == 1 else in_threads  # a single one has all cores
     several = chosen.channel is None
-    judgements: Iterator[Judgement] = chain.from_iterable(each(lambda path: judge_file(judge, path, several), paths))
+    judged = chain.from_iterable(each(lambda path: judge_file(judge, path, several), paths))
+    judgements: Iterator[Judgement] = chain(judged, refused)
     if chosen.false_discoveries is not None:
         judgements = iter(called(list(judgements), chosen.false_discoveries))
     unjudged = anomalous = False
@@ -275,7 +278,10 @@ def take_in(detector: Detector, chosen: argparse.Namespace) -> int:
     adopted = [] if chosen.command == "enrol" else chosen.adopt
     if adopted and chosen.replace:
         raise ValueError("--adopt joins what is known, --replace forgets it: give one of them")
-    heard = hear(detector, list(expand(chosen.recordings or adopted)), chosen.channel)
+    paths, refused = expand(chosen.recordings or adopted)
+    if refused:
+        raise ValueError(refused[0].line())
+    heard = hear(detector, paths, chosen.channel)
     if chosen.command == "enrol":
         other = enrol(detector, *machine, heard)
     else:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from detection.familiarity import Known
 from detection.fitting import Arrays
 from detection.names import NAMES
-from model.checkpoints import load_model, read_json, save_model
+from model.checkpoints import load_model, read_json, rebuilt, save_model
 from model.network import RCMAE, IdentityClassifier
 from storage.files import sha256, whole_file, whole_folder
 
@@ -72,6 +72,11 @@ class Description(_Checked):
     simulated: bool = False  # on simulated machines: it can judge no real one
     created: str = ""  # ISO 8601; filled when it is loaded
     journal: list[Entry] = []
+
+    @property
+    def alone(self) -> bool:
+        """Whether the networks heard a single machine, so that none could be told from another: no fine-tuning."""
+        return sum(machine.trained for machine in self.machines) == 1
 
     @model_validator(mode="after")
     def _machines_differ(self) -> "Description":
@@ -220,8 +225,9 @@ def read_folder(folder: Path) -> Folder:
         trained = [f"{machine.type}/{machine.id}" for machine in description.machines if machine.trained]
         if finetuned_config["identities"] != trained:
             raise ValueError(f"{folder}/finetuned is not a network of the machines in detector.json")
-        if (classifier.config, finetuned_config["scale"]) != (pretrained.config, config["scale"]):
-            raise ValueError(f"{folder}/finetuned does not belong to {folder}/pretrained")
+        shared = ("sizes", "logmel", "scale", "norm_pix_loss")
+        if other := [name for name in shared if finetuned_config.get(name) != config[name]]:
+            raise ValueError(f"{folder}/finetuned does not belong to {folder}/pretrained: {', '.join(other)} differ")
     ensemble = _arrays(folder / "ensemble.safetensors")
     for name, array in ensemble.items():
         if name.startswith("backends.") and not np.isfinite(array).all():
@@ -272,9 +278,11 @@ def _check_config(path: Path, config: dict) -> None:
     from audio.scale import Scale
 
     try:
-        settings, scale = LogMelSettings(**config["logmel"]), Scale(**config["scale"])
-        if not all(math.isfinite(value) for value in (scale.mean, scale.std, *vars(settings).values())):
-            raise ValueError("a value is not finite")
+        rebuilt(LogMelSettings, config["logmel"])
+        scale = rebuilt(Scale, config["scale"])
+        for name, value in (("mean", scale.mean), ("std", scale.std)):
+            if type(value) not in (int, float) or not math.isfinite(value):
+                raise ValueError(f"{name} is {value!r}, allowed are finite numbers")
         if not isinstance(config["norm_pix_loss"], bool):
             raise ValueError(f"norm_pix_loss is {config['norm_pix_loss']!r}, allowed are true and false")
     except (KeyError, TypeError, ValueError) as error:

@@ -2,16 +2,16 @@
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from audio.clips import LONGEST, open_sound
+from audio.layouts.files import Listing, list_files
 from detection.detector import Detector, Measured, Verdict
 from detection.text import printable
-from detection.watch import recordings
 
 NOTED = ("machine_type", "machine_id", "backend", "score", "threshold", "p_value", "n", "alpha", "calibration")
 
@@ -166,14 +166,22 @@ def _named_id(stem: str, folders: Sequence[str], ids: Sequence[str]) -> str | No
     return ids[0] if len(ids) == 1 else None
 
 
-def expand(paths: list[str]) -> Iterator[Path]:
-    """The files that are meant by files and folders; a folder stands for all recordings in it, or itself if none is."""
+def expand(paths: list[str]) -> tuple[list[Path], list[Judgement]]:
+    """The files that are meant by files and folders, and why some in the folders cannot be judged.
+
+    A folder stands for all recordings in it, or itself if there is none.
+    """
+    found: list[Path] = []
+    refused: list[Judgement] = []
     for path in map(Path, paths):
         try:
-            found = list(recordings(path)) if path.is_dir() else []
+            listing = list_files(path) if path.is_dir() else Listing()
         except OSError:  # such as a name that is too long, of which judging it will say so
-            found = []
-        yield from found or [path]
+            listing = Listing()
+        refused += [Judgement(str(path / file), error=reason) for file, reason in listing.refusals]
+        sounds = sorted(path / file for file in listing.sounds)
+        found += sounds or [path] * (not listing.refusals)
+    return found, refused
 
 
 def _times(verdict: Verdict) -> str:

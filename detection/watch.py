@@ -7,15 +7,17 @@ at every few seconds, which works on network shares too.
 """
 
 import logging
+import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from audio.clips import AUDIO_SUFFIXES
+from audio.layouts.files import NO_FILE, list_files
 from detection.sinks.interface import Outage, Sinks, note
 from detection.sinks.table import Seen, Table, one_line
+from detection.text import printable
 
 if TYPE_CHECKING:
     from detection.judging import Judgement
@@ -24,21 +26,6 @@ EVERY, SETTLE = 2.0, 3.0  # s: how often the folder is looked at, and how long a
 PATIENCE = 60.0  # s that a file is left alone which is shorter than its header says: the rest may still come
 
 log = logging.getLogger(__name__)
-
-
-def recordings(folder: Path) -> Iterator[Path]:
-    """Sound files in `folder` and the folders in it, in order of their names; hidden ones are left out."""
-    for path in files(folder):
-        if path.suffix.lower() in AUDIO_SUFFIXES:
-            yield path
-
-
-def files(folder: Path) -> Iterator[Path]:
-    """All files in `folder` and the folders in it, in order of their names; hidden ones are left out."""
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and path.is_file():
-            yield path
 
 
 def _state(path: Path, folder: Path) -> Seen | None:
@@ -56,24 +43,34 @@ class _Folder:
     def __init__(self, path: Path):
         self.path = path
         self._outage = Outage(str(path))
-        self._passed_over = {".csv", ".jsonl", *AUDIO_SUFFIXES}  # suffixes of which nothing is to be said (any more)
+        self._passed_over = {".csv", ".jsonl"}  # suffixes, or files, of which nothing is to be said (any more)
 
     def recordings(self) -> dict[Seen, Path]:
         """The recordings in it by what they look like; none while the folder cannot be read, which is said once."""
         try:
             if not self.path.is_dir():
                 raise FileNotFoundError("no such folder (any more); it is waited for")
-            found = list(files(self.path))
+            next(os.scandir(self.path), None)  # may it be read?
+            listing = list_files(self.path)
         except OSError as error:
             self._outage.begin(error)
             return {}
         self._outage.end()
-        for path in found:
-            if (suffix := path.suffix.lower()) not in self._passed_over:
-                self._passed_over.add(suffix)
-                log.warning("%s is no recording that can be read, nor is any %s file", path, suffix or "such")
-        sounds = (path for path in found if path.suffix.lower() in AUDIO_SUFFIXES)
+        for file in listing.others:
+            suffix = Path(file).suffix.lower()
+            self._say_once(
+                suffix, f"{self.path / file} is no recording that can be read, nor is any {suffix or 'such'} file"
+            )
+        for file, reason in listing.refusals:
+            if reason != NO_FILE:  # it went away meanwhile
+                self._say_once(file, f"{self.path / file} is not judged: {reason}")
+        sounds = sorted(self.path / file for file in listing.sounds)
         return {state: path for path in sounds if (state := _state(path, self.path))}
+
+    def _say_once(self, of: str, message: str) -> None:
+        if of not in self._passed_over:
+            self._passed_over.add(of)
+            log.warning("%s", printable(message))
 
 
 def watch(

@@ -10,7 +10,7 @@ import logging
 import zlib
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import safetensors
 import torch
@@ -23,6 +23,7 @@ from storage.files import sweep, whole_file, write_json
 FORMAT = 1  # of both kinds of file; raised whenever an old one can no longer be read
 STATES_KEPT = 2
 Network = TypeVar("Network", RCMAE, IdentityClassifier)
+Settings = TypeVar("Settings", bound=Any)  # a dataclass
 
 log = logging.getLogger(__name__)
 
@@ -58,16 +59,14 @@ def load_model(folder: Path | str, network_class: type[Network]) -> tuple[Networ
     if config.get("format") != FORMAT:
         raise ValueError(f"{folder}/config.json has format {config.get('format')!r}, this version reads {FORMAT}")
     try:
-        sizes = NetworkConfig(**config["sizes"])
+        sizes = rebuilt(NetworkConfig, config["sizes"])
         if config["network"] != network_class.__name__:
-            raise ValueError(
-                f"{folder}/config.json holds the network {config['network']}, not {network_class.__name__}"
-            )
+            raise ValueError(f"it holds the network {config['network']}, not {network_class.__name__}")
         classes = [len(config["identities"])] if network_class is IdentityClassifier else []
         with torch.device("meta"):  # no random weights, which would be overwritten
             network = network_class(sizes, *classes)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{folder}/config.json is not a model's config: {error}") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder}/config.json is not a model's config: {_one_line(error)}") from None
     try:
         weights = load_file(folder / "model.safetensors")
         # copied, as the file may be overwritten while the network is in use
@@ -160,6 +159,17 @@ def read_json(path: Path) -> dict:
     if not isinstance(value, dict):
         raise ValueError(f"{path} is damaged: not a JSON object")
     return value
+
+
+def rebuilt(kind: type[Settings], values: dict) -> Settings:
+    """The dataclass `kind` of `values`, none left out: a default in place of one would be another network's.
+
+    Raises ValueError naming the fields that are missing or unknown, and what `kind` raises.
+    """
+    names = {field.name for field in dataclasses.fields(kind)}
+    if wrong := sorted(names ^ set(values)):
+        raise ValueError(f"{', '.join(map(str, wrong))}: missing or unknown; needed are {', '.join(sorted(names))}")
+    return kind(**values)
 
 
 def _one_line(error: Exception) -> str:

@@ -17,10 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+MOST = {"depth": 100, "decoder_depth": 100, "frames": 65_536, "projection": 65_536}  # 4096 of the other sizes
+MOST_TOKENS = 8192  # attention's memory grows with the square
+
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Sizes of both networks. The defaults are the paper's where it names them and ViT-Small's elsewhere."""
+    """Sizes of both networks. The defaults are the paper's where it names them and ViT-Small's elsewhere.
+
+    Raises ValueError naming a size that is no whole number, or beyond what is allowed, or does not fit another.
+    """
 
     mels: int = 128
     frames: int = 320  # of the input: 10.24 s
@@ -36,6 +42,9 @@ class NetworkConfig:
     pooling: str = "mean"  # of the tokens into the embedding: mean, or rows
 
     def __post_init__(self):
+        for name, size in vars(self).items():
+            if name != "pooling" and not (type(size) is int and 1 <= size <= MOST.get(name, 4096)):
+                raise ValueError(f"{name} is {size!r}, allowed are whole numbers from 1 to {MOST.get(name, 4096)}")
         for whole, part in (
             ("mels", "patch_mels"),
             ("frames", "patch_frames"),
@@ -49,6 +58,8 @@ class NetworkConfig:
                 raise ValueError(f"{name} {getattr(self, name)} must be a multiple of 4 (sin-cos positions)")
         if self.pooling not in ("mean", "rows"):
             raise ValueError(f"pooling is {self.pooling!r}, allowed are mean and rows")
+        if self.tokens > MOST_TOKENS:
+            raise ValueError(f"mels, frames and patches make {self.tokens} tokens, at most {MOST_TOKENS} are allowed")
 
     @property
     def grid(self) -> tuple[int, int]:

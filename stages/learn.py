@@ -5,6 +5,8 @@ the workspace as it was; then the result is put into place.
 """
 
 import argparse
+import os
+import shlex
 import subprocess
 import sys
 from datetime import datetime
@@ -17,9 +19,10 @@ from stages.store import sweep_experiments
 from stages.summary import summary
 
 
-def learn(path: str, overrides: list[str]) -> None:
+def learn(path: str, overrides: list[str]) -> list[str]:
     """Train on the recordings in the folder `path` with params `overrides` ("key=value"); put the result into place.
 
+    Returns what params.yaml has now that it did not have before, as "key=value".
     Raises ValueError where that fails; the commands that it runs have said why.
     """
     folder = Path(path)
@@ -33,10 +36,13 @@ def learn(path: str, overrides: list[str]) -> None:
     refused = "nothing was changed in params.yaml, data/ and metrics/"
     _run(refused, sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", name, *options)
     _run(refused, sys.executable, "-m", "dvc", "exp", "apply", name)
+    return chosen
 
 
 def _run(failed: str, *command: str) -> None:
-    if subprocess.run(command).returncode:
+    # the stages are run by `python`, which must be this one
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    if subprocess.run(command, env=os.environ | {"PATH": path}).returncode:
         raise ValueError(failed)
 
 
@@ -44,7 +50,9 @@ def hint() -> str:
     """How recordings are judged now, by the first machine."""
     description = Description.model_validate(read_json(DETECTOR / "detector.json"))
     machine = description.machines[0]
-    return f'To judge: python detect.py RECORDING --machine "{machine.type}" --id "{machine.id}"'
+    return (
+        f"To judge: {shlex.join(['python', 'detect.py', 'RECORDING', '--machine', machine.type, '--id', machine.id])}"
+    )
 
 
 def main() -> None:
@@ -53,8 +61,11 @@ def main() -> None:
     parser.add_argument("-S", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="a parameter")
     chosen = parser.parse_args()
     try:
-        learn(chosen.folder, chosen.overrides)
+        changed = learn(chosen.folder, chosen.overrides)
         print(f"{summary()}\n{hint()}")
+        print(
+            f"params.yaml now has {', '.join(changed)}, also for later runs: git checkout params.yaml takes that back"
+        )
     except (ValueError, OSError) as error:
         sys.exit(f"learn: {error}")
 

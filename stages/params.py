@@ -32,6 +32,7 @@ Size = Annotated[int, Field(ge=1, le=4096, strict=True)]
 Samples = Annotated[int, Field(ge=1, le=65_536, strict=True)]
 BatchSize = Annotated[int, Field(ge=2, le=65_536, strict=True)]
 Seed = Annotated[int, Field(ge=0, lt=2**32, strict=True)]
+WindowSeconds = Annotated[float, Field(ge=0.5, le=60)]
 Switch = Annotated[bool, Field(strict=True)]
 Precision = Literal["auto", "bf16-mixed", "32-true"]
 MOST_TOKENS = 8192  # patches of a network input
@@ -169,7 +170,7 @@ class Finetune(Group):
 
 class Score(Group):
     backend: Literal[NAMES]  # type: ignore[valid-type]
-    neighbours: Count
+    neighbours: Annotated[int, Field(ge=1, le=1000, strict=True)]
     components: Few
     window_hop: Samples
     false_alarms: Annotated[float, Field(ge=0.001, le=0.5)]
@@ -180,10 +181,10 @@ class Score(Group):
     mobilenetv2_epochs: Count
     mobilenetv2_learning_rate: LearningRate
     stgram_mfn_epochs: Count
-    stgram_mfn_seconds: Positive
+    stgram_mfn_seconds: WindowSeconds
     stgram_mfn_learning_rate: LearningRate
     aadcl_epochs: Count
-    aadcl_seconds: Positive
+    aadcl_seconds: WindowSeconds
     aadcl_width: Few
     aadcl_learning_rate: LearningRate
     gmade_epochs: Count
@@ -191,12 +192,12 @@ class Score(Group):
     glow_aff_epochs: Count
     glow_aff_pieces: Drawn
     subcluster_adacos_epochs: Count
-    subcluster_adacos_seconds: Positive
+    subcluster_adacos_seconds: WindowSeconds
 
 
 class Report(Group):
-    gallery_clips: Count
-    anomalous_clips: Count
+    gallery_clips: Few
+    anomalous_clips: Few
 
 
 class Params(Group):

@@ -30,11 +30,11 @@ def dotted(place: Sequence[str | int]) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
 
 
-def mistake(path: Path, key: str, error: Any, known: str) -> str:
+def mistake(path: Path, key: str, error: Any, known: str, secret: bool = False) -> str:
     """What is wrong in the file at `path`: the key, its value, and what is allowed, in one line.
 
     `error` is one of those that pydantic's ValidationError lists, `key` the name of its place, empty for the whole
-    file. `known` is what the keys of this file are: "a parameter".
+    file. `known` is what the keys of this file are: "a parameter". A value that may be `secret` is not shown.
     """
     if error["type"] == "missing":
         return f"{path}: {key} is missing"
@@ -43,4 +43,5 @@ def mistake(path: Path, key: str, error: Any, known: str) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if isinstance(error["input"], dict):  # a rule between several keys, whose message names them
         return f"{path}: {key}: {message}" if key else f"{path}: {message}"
-    return f"{path}: {key} is {reprlib.repr(error['input'])}: {message[0].lower()}{message[1:]}"
+    value = "" if secret else f" is {reprlib.repr(error['input'])}"
+    return f"{path}: {key}{value}: {message[0].lower()}{message[1:]}"

@@ -56,7 +56,7 @@ def read_table(
     with other numbers of cells than there are columns, quotes that are not closed, and where there are no rows.
     """
     optional = optional or {}
-    lines = _records(path, _text(path))
+    lines = read_rows(path)
     number, header = next(lines, (1, []))
     found = _columns(header, [*needed, *optional], synonyms or {})
     where = f"{path}, line {number}"
@@ -75,6 +75,14 @@ def read_table(
     if not rows:
         raise ValueError(f"{path}: no rows below the names of the columns; at least one is needed")
     return rows
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The lines of a table that does not name its columns: number and cells of each; read as `read_table` does.
+
+    Raises ValueError naming file and line for a file that cannot be read, and for quotes that are not closed.
+    """
+    return _records(path, _text(path))
 
 
 def safe_cell(text: str) -> str:

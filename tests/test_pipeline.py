@@ -216,7 +216,8 @@ def test_own_recordings_are_learned_aside_and_put_into_place(clone, tmp_path):
     assert ((clone.root / "params.yaml").read_text(), clone.run("git", "status", "--short")) == before
 
     printed = clone.run("python", "-m", "stages.learn", str(recordings))
-    assert "Report: " in printed and 'detect.py RECORDING --machine "machine" --id "Pump 3A"' in printed
+    assert f"params.yaml now has corpus.path={recordings}, also for later runs" in printed
+    assert "Report: " in printed and "detect.py RECORDING --machine machine --id 'Pump 3A'" in printed
     judged = clone.run("python", "detect.py", str(recordings / "00.flac"), "--json")
     assert '"machine_id": "Pump 3A"' in judged and f"trained on {recordings}" in judged
     assert not clone.stages_run(clone.run("dvc", "repro"))

@@ -9,7 +9,6 @@ taken from the tables that the evaluators of the tasks ship, if they lie somewhe
 `ground_truth_domain` 0 for source and 1 for target, in `ground_truth_attributes` the whole name.
 """
 
-import csv
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from audio.layouts.folders import checked
 from audio.layouts.words import condition_of, split_of
 from audio.manifest import ClipName
 from audio.recordings import Recording, Refusal
+from storage.tables import read_rows
 
 _SECTION = re.compile(r"(section_\d{2})_(source|target)_(train|test)_(normal|anomaly)_(\d{4,8})(?:_(.*))?")
 _UNLABELLED = re.compile(r"(section_\d{2})_(?:(source|target)_)?(?:test_)?(\d{4,8})")
@@ -42,20 +42,17 @@ def read_truth(folder: Path, files: list[str]) -> Truth:
     for file in files:
         if not (match := _TRUTH.fullmatch(file.rsplit("/", 1)[-1])):
             continue
-        with (folder / file).open(encoding="utf-8-sig", newline="") as lines:
-            for number, row in enumerate(csv.reader(lines), start=1):
-                if not row:
-                    continue
-                value = row[1].strip() if len(row) == 2 else ""
-                clip = match[1], row[0].strip().rsplit(".", 1)[0]
-                if "ground_truth_attributes" in file.split("/") and value:
-                    truth.names[clip] = value.removesuffix(".wav")
-                elif "ground_truth_domain" in file.split("/") and value in ("0", "1"):
-                    truth.domains[clip] = ("source", "target")[int(value)]
-                elif condition := {"0": "normal", "1": "anomaly"}.get(value, condition_of(value)):
-                    truth.conditions[clip] = condition
-                else:
-                    raise ValueError(f"{folder / file}, line {number}: {','.join(row)!r} is not <file>,<0 or 1>")
+        for number, row in read_rows(folder / file):
+            value = row[1] if len(row) == 2 else ""
+            clip = match[1], row[0].rsplit(".", 1)[0]
+            if "ground_truth_attributes" in file.split("/") and value:
+                truth.names[clip] = value.removesuffix(".wav")
+            elif "ground_truth_domain" in file.split("/") and value in ("0", "1"):
+                truth.domains[clip] = ("source", "target")[int(value)]
+            elif condition := {"0": "normal", "1": "anomaly"}.get(value, condition_of(value)):
+                truth.conditions[clip] = condition
+            else:
+                raise ValueError(f"{folder / file}, line {number}: {','.join(row)!r} is not <file>,<0 or 1>")
     return truth
 
 

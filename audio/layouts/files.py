@@ -23,8 +23,8 @@ class Listing:
 def list_files(folder: Path) -> Listing:
     """All files below `folder` but hidden ones. Folders that are links are followed, each folder is looked at once.
 
-    Refused are folders and sound files that may not be read, sound files that are no regular files (a pipe would be
-    waited for without end), and names that are not UTF-8.
+    Refused are folders and sound files that may not be read, and sound files that are no regular files (a pipe would be
+    waited for without end).
     """
     listing = Listing()
     seen: dict[tuple[int, int], str] = {}
@@ -60,8 +60,6 @@ def list_files(folder: Path) -> Listing:
 def refuse_file(folder: Path, file: str) -> Refusal | None:
     """Why the file cannot be opened as a recording, without opening it; None if it can."""
     path = folder / file
-    if shown(file) != file and any("\udc80" <= one <= "\udcff" for one in file):
-        return Refusal(shown(file), "its name is not UTF-8: rename it")
     try:
         if not path.is_file():
             if path.is_symlink() and not path.exists():
@@ -73,6 +71,13 @@ def refuse_file(folder: Path, file: str) -> Refusal | None:
             return Refusal(file, "may not be read (permission denied)")
     except OSError as error:
         return Refusal(file, f"cannot be read ({_reason(error)})")
+    return None
+
+
+def refuse_name(file: str) -> Refusal | None:
+    """Why a file of this name cannot stand in a table of recordings; None if it can."""
+    if any("\udc80" <= one <= "\udcff" for one in file):
+        return Refusal(shown(file), "its name is not UTF-8: rename it")
     return None
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from audio.clips import AUDIO_SUFFIXES
 from audio.layouts.dcase import in_dcase, read_truth
-from audio.layouts.files import list_files
+from audio.layouts.files import list_files, refuse_name
 from audio.layouts.folders import deepest, in_folders
 from audio.layouts.table import TABLE, in_table
 from audio.recordings import Recording, Refusal
@@ -31,6 +31,9 @@ def find_recordings(folder: Path) -> Found:
         hint = "" if folder.is_absolute() else "; runs elsewhere (dvc exp run --temp or --queue) need its absolute path"
         raise ValueError(f"{folder} does not exist{hint}")
     listing = list_files(folder)
+    unnamed = {file: refusal for file in listing.sounds if (refusal := refuse_name(file))}
+    listing.sounds = [file for file in listing.sounds if file not in unnamed]
+    listing.refusals += unnamed.values()
     notes = list(listing.notes)
     if (folder / TABLE).is_file():
         found = in_table(folder)
@@ -57,7 +60,8 @@ def _nothing(folder: Path, sounds: list[str], others: list[str], refusals: list[
         what = f"; it has {deepest(others)}" if others else ""
         return f"{folder} holds no sound files ({' '.join(AUDIO_SUFFIXES)}){what}"
     first = refusals[0]
+    hint = "" if (folder / TABLE).is_file() else f"; a layout that would fit: {EXAMPLE}"
     return (
-        f"{folder} has {len(sounds)} sound files, in {deepest(sounds)}, none that can be taken: "
-        f"{first.file} {first.reason}; a layout that would fit: {EXAMPLE}"
+        f"{folder} has sound files ({len(sounds)}), in {deepest(sounds)}, none that can be taken: "
+        f"{first.file} {first.reason}{hint}"
     )

@@ -6,7 +6,7 @@ import unicodedata
 from collections import defaultdict
 from pathlib import Path
 
-from audio.layouts.files import NO_FILE, refuse_file
+from audio.layouts.files import NO_FILE, refuse_file, refuse_name
 from audio.layouts.folders import NO_TYPE, checked
 from audio.layouts.words import SPLIT_WORDS, WORDS, condition_of, split_of
 from audio.names import shown
@@ -76,4 +76,4 @@ def _recording(folder: Path, row: Row, machine_id: str, twice: bool) -> Recordin
     # A table may write Unicode in another form than the disk, as files from a Mac do.
     forms = [file, unicodedata.normalize("NFC", file), unicodedata.normalize("NFD", file)]
     on_disk = next((form for form in forms if os.path.lexists(folder / form)), file)
-    return refuse_file(folder, on_disk) or recording.at(on_disk)
+    return refuse_name(on_disk) or refuse_file(folder, on_disk) or recording.at(on_disk)

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from detection.sinks.forwarding import Forwarding, Transport
 from detection.sinks.interface import Sink, Sinks
 from detection.sinks.outbox import Outbox
 from detection.sinks.table import Table
-from storage.settings import Group, dotted
+from storage.files import read_yaml
+from storage.settings import Group, dotted, mistake
 
 
 def _web_address(url: str) -> str:
@@ -158,12 +158,7 @@ class Settings(Group):
 
 def read_settings(path: Path) -> Settings:
     """The checked settings. Raises ValueError with a line per mistake, and OSError."""
-    try:
-        found = yaml.safe_load(path.read_bytes())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise ValueError(f"{path} is nested too deeply") from None
+    found = read_yaml(path)
     if not isinstance(found, dict):
         raise ValueError(f"{path}: a list called sinks is needed, see docs/monitoring.md")
     if "folder" in found:
@@ -178,21 +173,16 @@ def _mistake(path: Path, error: Any) -> str:
     # pydantic puts the type of a sink into the place: ('sinks', 0, 'mqtt', 'port')
     where = [part for place, part in enumerate(error["loc"]) if not (place == 2 and error["loc"][0] == "sinks")]
     key = dotted(where)
-    if error["type"] == "missing":
-        return f"{path}: {key} is missing"
-    if error["type"] == "extra_forbidden":
-        secret = any(word in str(where[-1]) for word in ("password", "secret", "token"))
-        return f"{path}: {key} is not a setting" + ("; secrets are named by an environment variable" if secret else "")
-    message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "union_tag_invalid":
         return f"{path}: {key}.type is {error['ctx']['tag']!r}, allowed are {error['ctx']['expected_tags']}"
     if error["type"] == "union_tag_not_found":
         return f"{path}: {key}.type is missing"
-    if isinstance(error["input"], dict):  # a rule between several keys, whose message names them
-        return f"{path}: {key}: {message}" if key else f"{path}: {message}"
-    if str(where[-1]).endswith(("_env", "url")):  # what was written there by mistake may be the secret itself
-        return f"{path}: {key}: {message[0].lower()}{message[1:]}"
-    return f"{path}: {key} is {error['input']!r}: {message[0].lower()}{message[1:]}"
+    name = str(where[-1]) if where else ""
+    # what was written there by mistake may be the secret itself
+    message = mistake(path, key, error, "a setting", secret=name.endswith(("_env", "url")))
+    if error["type"] == "extra_forbidden" and any(word in name for word in ("password", "secret", "token")):
+        return f"{message}; secrets are named by an environment variable"
+    return message
 
 
 def _secret(variable: str | None, sink: str) -> str:

@@ -25,8 +25,9 @@ class Machines:
     promised: float  # share of healthy recordings that are expected to raise an alarm
     promised_high: float  # what that share stays below for 95 % of calibrations
     calibration: int  # recordings that it rests on; the fewest of a machine's
-    caught: float | None  # of the anomalous test clips, at the threshold
+    caught: float | None  # of the anomalous test clips, at the threshold; mean over machines, as all shares are
     alarms: float | None  # of the normal test clips, at the threshold: false ones
+    raised: int  # normal test clips above the threshold
     normal: int  # test clips
     anomalous: int
 
@@ -51,11 +52,10 @@ class Machines:
         return ("good", "well watched") if self.low >= 0.9 else ("doubt", "partly watched")
 
 
-def by_type(test: pd.DataFrame, summary: dict, alarms: pd.Series) -> list[Machines]:
+def by_type(test: pd.DataFrame, summary: dict) -> list[Machines]:
     """The average over the machine types, then each type.
 
-    `summary` is that of the scores (see `evaluation.scoring.write_scores`), `alarms` says of each row of `test`, the
-    scores of the test clips, whether it lies above the threshold of its machine.
+    `test` are the scores of the test clips, `summary` is that of the scores (see `evaluation.scoring.write_scores`).
     """
     headline, systems = summary["backend"], summary["systems"]
     decisions = pd.DataFrame(systems[headline]["decisions"])
@@ -64,7 +64,6 @@ def by_type(test: pd.DataFrame, summary: dict, alarms: pd.Series) -> list[Machin
             name,
             name,
             test if name == "average" else test[test["machine_type"] == name],
-            alarms,
             {key: systems[key]["figures"][name] for key in (headline, *REFERENCES) if _has(systems, key, name)},
             headline,
             systems[headline]["intervals"].get(name),
@@ -78,7 +77,7 @@ def _has(systems: dict, key: str, name: str) -> bool:
     return name in systems.get(key, {}).get("figures", {})
 
 
-def by_machine(test: pd.DataFrame, summary: dict, alarms: pd.Series, resamples: int, seed: int) -> list[Machines]:
+def by_machine(test: pd.DataFrame, summary: dict, resamples: int, seed: int) -> list[Machines]:
     """Each machine by itself, named "fan id_00", as `by_type` does for types."""
     headline, systems = summary["backend"], summary["systems"]
     decisions = pd.DataFrame(systems[headline]["decisions"])
@@ -92,7 +91,7 @@ def by_machine(test: pd.DataFrame, summary: dict, alarms: pd.Series, resamples: 
         }
         interval = metrics.bootstrap(part, headline, resamples, seed).get("average") if figures else None
         name = f"{machine_type} {machine_id}"
-        found.append(_machines(name, machine_type, part, alarms, figures, headline, interval, decision))
+        found.append(_machines(name, machine_type, part, figures, headline, interval, decision))
     return found
 
 
@@ -100,13 +99,13 @@ def _machines(
     name: str,
     machine_type: str,
     part: pd.DataFrame,
-    alarms: pd.Series,
     figures: dict,
     headline: str,
     interval: dict | None,
     decisions: pd.DataFrame,
 ) -> Machines:
-    anomalous, alarm = part["condition"] == "anomaly", alarms[part.index]
+    anomalous = part["condition"] == "anomaly"
+    shares = decisions.reindex(columns=["measured", "caught"]).astype(float)
     figure = figures.get(headline, {})
     low, high = interval["auc"] if interval else (None, None)
     return Machines(
@@ -120,8 +119,9 @@ def _machines(
         promised=float(decisions["promised"].mean()),
         promised_high=float(decisions["promised_high"].mean()),
         calibration=int(decisions["n"].min()),
-        caught=float(alarm[anomalous].mean()) if anomalous.any() else None,
-        alarms=float(alarm[~anomalous].mean()) if (~anomalous).any() else None,
+        caught=float(shares["caught"].mean()) if anomalous.any() else None,
+        alarms=float(shares["measured"].mean()) if (~anomalous).any() else None,
+        raised=round((shares["measured"] * decisions["normal"]).sum()),
         normal=int((~anomalous).sum()),
         anomalous=int(anomalous.sum()),
     )
@@ -145,20 +145,22 @@ def _of_healthy_recordings(average: Machines) -> str:
     """The answer where there are no anomalies to test on."""
     if average.alarms is None:
         return "No recording was kept to test on: give more, or a folder with some in `test`."
-    raised = round(average.alarms * average.normal)
     return (
-        f"Of {average.normal} healthy recordings that nothing was fitted to, {raised} raise an alarm. "
+        f"Of {average.normal} healthy recordings that nothing was fitted to, {average.raised} raise an alarm. "
         "Whether it would hear a fault cannot be told without a recording of one."
     )
 
 
-def details(average: Machines, types: list[Machines]) -> str:
+def details(average: Machines, types: list[Machines], machines: list[Machines]) -> str:
     """What stands under the answer: how sure it is, and where it holds."""
     told = ""
     if average.auc is not None and average.low is not None and average.high is not None:
         told = (
             f"Guessing would be right in 50; the 95 % interval is {average.low * 100:.0f} to {average.high * 100:.0f}. "
         )
+        tested = sum(each.auc is not None for each in machines)
+        if tested < len(machines):
+            told += f"This rests on {tested} of {len(machines)} machines: of the others no fault was recorded. "
         measured = [each for each in types if each.auc is not None]
         if len(measured) > 1:
             best, worst = max(measured, key=lambda each: each.auc or 0), min(measured, key=lambda each: each.auc or 0)
@@ -169,6 +171,6 @@ def details(average: Machines, types: list[Machines]) -> str:
             told += f" ({', '.join(ahead)}). " if ahead else ". "
     if average.caught is not None:
         told += f"At the thresholds, {average.caught * 100:.0f} % of the faulty recordings raise an alarm. "
-    told += f"Of healthy recordings {average.promised * 100:.0f} % were promised to"
+    told += f"Of healthy recordings {average.promised * 100:.0f} % were promised to raise an alarm"
     told += f", {average.alarms * 100:.0f} % did." if average.alarms is not None else "."
     return told

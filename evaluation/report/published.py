@@ -44,11 +44,14 @@ def table4(published: pd.DataFrame, figures: dict, pooled: dict, again: dict[str
     """Rows of Table 4 in two groups, per-id and pooled, and the footnotes that their cells refer to.
 
     `figures` and `pooled` are this run's, as `evaluation.metrics.evaluate` and `evaluate_pooled` return them; `again`
-    are the figures of systems that it trained itself, by name. A row holds system, about (year and source), cells
+    are the figures of systems that it trained itself, by name. What has no figures has no row. A row holds system,
+    about (year and source), cells
     [(auc, pauc, numbers of footnotes)] for TYPES and the average, in per cent or None, ours, and again: the cells of
     the system as it was trained here, or None.
     """
-    trained_here = {PUBLISHED_AS.get(name, NAMES[name]): _cells(own, own.get("average")) for name, own in again.items()}
+    trained_here = {
+        PUBLISHED_AS.get(name, NAMES[name]): _cells(own, own["average"]) for name, own in again.items() if own
+    }
     footnotes: list[str] = []
     groups: dict[str, list[dict]] = {"per-id": [], "pooled": []}
     for system, rows in published.groupby("system", sort=False):
@@ -79,8 +82,9 @@ def table4(published: pd.DataFrame, figures: dict, pooled: dict, again: dict[str
         ("per-id", "This run", figures, figures.get("average")),
         ("pooled", "This run, pooled", pooled, figures.get("pooled")),
     ):
-        row = {"system": system, "about": "", "cells": _cells(own, average), "ours": True, "again": None}
-        groups[group].append(row)
+        if own:  # without anomalies there are no figures
+            row = {"system": system, "about": "", "cells": _cells(own, average), "ours": True, "again": None}
+            groups[group].append(row)
     return {"types": TYPES, "groups": groups, "footnotes": footnotes}
 
 

@@ -42,18 +42,18 @@ def sections(run: Run) -> dict:
     check(run)
     test = run.scores[run.scores["split"] == "test"].reset_index(drop=True)
     said = run.summary["systems"][run.backend]
-    limits = (test["machine_type"] + "/" + test["machine_id"]).map(
-        {f"{row['machine_type']}/{row['machine_id']}": row["threshold"] for row in said["decisions"]}
-    )
-    alarms = test[run.backend] > limits
-    average, *types = by_type(test, run.summary, alarms)
-    machines = by_machine(test, run.summary, alarms, run.resamples, run.seed)
+    decided = {f"{row['machine_type']}/{row['machine_id']}": row for row in said["decisions"]}
+    test, limits = decisive(test, decided)
+    average, *types = by_type(test, run.summary)
+    machines = by_machine(test, run.summary, run.resamples, run.seed)
     return {
         "title": "Would it hear a faulty machine?",
         "headline": NAMES[run.backend],
         "sentence": sentence(average),
+        "alone": run.detector.description.alone,
         "own": said["figures"],
-        "details": details(average, types),
+        "details": details(average, types, machines),
+        "otherwise": otherwise(run.backend, decided),
         "average": average,
         "types": types,
         "machines": machines,
@@ -62,7 +62,7 @@ def sections(run: Run) -> dict:
         "corpus": corpus(run),
         "norm_pix": run.detector.config["norm_pix_loss"],
         "systems": systems(run.summary, types),
-        "histograms": histograms(test, run.backend, limits),
+        "histograms": histograms(test, limits),
         "rocs": rocs(test, run.backend, said["pooled"]),
         "dcase2020": is_dcase2020(test),
         "own_types": sorted(set(test["machine_type"]) - set(TYPES)),
@@ -85,7 +85,37 @@ def sections(run: Run) -> dict:
         "facts": run.facts,
         "durations": run.durations,
         "skipped": run.skipped.to_dict("records"),
+        "warned": warned(run.manifest),
     }
+
+
+def decisive(test: pd.DataFrame, decided: dict[str, dict]) -> tuple[pd.DataFrame, pd.Series]:
+    """The test clips with a column `decisive`, their scores under what decides of their machine; and its thresholds.
+
+    `decided` has a row per machine, see `evaluation.scoring.decide`.
+    """
+    names = test["machine_type"] + "/" + test["machine_id"]
+    backends = names.map({name: row["backend"] for name, row in decided.items()})
+    scores = pd.Series(0.0, test.index)
+    for backend in backends.unique():
+        scores = scores.where(backends != backend, test[backend])
+    return test.assign(decisive=scores), names.map({name: row["threshold"] for name, row in decided.items()})
+
+
+def otherwise(headline: str, decided: dict[str, dict]) -> list[tuple[str, list[str]]]:
+    """Back-ends that decide of machines in place of the headline, each with these machines."""
+    found: dict[str, list[str]] = {}
+    for name, row in decided.items():
+        if row["backend"] != headline:
+            found.setdefault(NAMES[row["backend"]], []).append(name.replace("/", " "))
+    return list(found.items())
+
+
+def warned(manifest: pd.DataFrame) -> dict:
+    """Recordings that were read with a warning (clipped, truncated …): how many there are, and the first of them."""
+    rows = manifest[manifest["warnings"] != ""]
+    rows = rows.assign(file=rows["source"].where(rows["source"] != "", rows["clip"])).drop_duplicates("file")
+    return {"count": len(rows), "first": rows[["file", "warnings"]].head(MOST_FLAGGED).to_dict("records")}
 
 
 def check(run: Run) -> None:
@@ -158,10 +188,10 @@ def systems(summary: dict, types: list[Machines]) -> list[dict]:
     return rows
 
 
-def histograms(test: pd.DataFrame, backend: str, limits: pd.Series) -> list[dict]:
-    """Per machine type the scores relative to the thresholds of their machines."""
-    ratio = bool((test[backend] > 0).all() and (limits > 0).all())
-    relative = test[backend] / limits if ratio else test[backend] - limits
+def histograms(test: pd.DataFrame, limits: pd.Series) -> list[dict]:
+    """Per machine type the decisive scores relative to the thresholds of their machines."""
+    ratio = bool((test["decisive"] > 0).all() and (limits > 0).all())
+    relative = test["decisive"] / limits if ratio else test["decisive"] - limits
     found = []
     for name, part in test.groupby("machine_type"):
         normal = part["condition"] == "normal"
@@ -183,10 +213,8 @@ def rocs(test: pd.DataFrame, backend: str, pooled: dict) -> list[dict]:
 
 def anomalous(run: Run, test: pd.DataFrame, limits: pd.Series) -> list[dict]:
     """The clips to listen to first: the highest scores, type by type in turn, each beside a usual clip."""
-    rank = test.groupby("machine_type")[run.backend].rank(ascending=False, method="first")
-    turn = test.assign(rank=rank, over=test[run.backend] - limits).sort_values(
-        ["rank", "over"], ascending=[True, False]
-    )
+    rank = test.groupby("machine_type")["decisive"].rank(ascending=False, method="first")
+    turn = test.assign(rank=rank, over=test["decisive"] - limits).sort_values(["rank", "over"], ascending=[True, False])
     found = []
     for row in turn.head(run.anomalous_clips).itertuples():
         own = test[(test["machine_type"] == row.machine_type) & (test["machine_id"] == row.machine_id)]
@@ -209,10 +237,10 @@ def anomalous(run: Run, test: pd.DataFrame, limits: pd.Series) -> list[dict]:
                 "clip": row.clip,
                 "machine": f"{row.machine_type} {row.machine_id}",
                 "condition": row.condition,
-                "score": getattr(row, run.backend),
+                "score": row.decisive,
                 "threshold": limits[row.Index],
-                "above": getattr(row, run.backend) > limits[row.Index],
-                "rank": int((own[run.backend] > getattr(row, run.backend)).sum()) + 1,
+                "above": row.decisive > limits[row.Index],
+                "rank": int((own["decisive"] > row.decisive).sum()) + 1,
                 "of": len(own),
                 "gain": gain,
                 "player": player(sounds[0], gain),

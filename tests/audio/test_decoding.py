@@ -95,7 +95,9 @@ def test_what_ffmpeg_reads(tmp_path, suffix, codec, rate, bit_rate):
     path = tmp_path / f"a{suffix}"
     encode(path, codec, rate, bit_rate)
     waveform, warnings = heard(path)
-    assert len(waveform) == pytest.approx(SECONDS * 16000, abs=1600)  # codecs pad
+    assert len(waveform) == pytest.approx(SECONDS * 16000, abs=400)
+    ends = [np.square(part).mean() for part in (waveform[:160], waveform[-160:])]
+    assert min(ends) > 0.01 * np.square(waveform).mean(), "the codec's padding is no part of the sound"
     assert warnings == []
     assert pitch(waveform) == 440
     assert read_header(path).seconds == pytest.approx(SECONDS, abs=0.2)
@@ -202,7 +204,7 @@ def test_the_share_of_clipped_samples_whatever_the_blocks(tmp_path, monkeypatch,
     with open_sound(tmp_path / "clipped.wav") as sound:
         list(sound.blocks())
     assert sound.clipped == pytest.approx((np.abs(clipped) >= 1).sum() / 16000, abs=2e-4)
-    assert sound.warnings == [f"{100 * sound.clipped:.2g} % of the samples are clipped"]
+    assert sound.warnings == [f"{100 * sound.clipped:.3g} % of the samples are clipped"]
 
 
 def test_a_silent_channel_beside_one_with_sound(tmp_path):
@@ -242,7 +244,7 @@ def test_a_recording_longer_than_allowed_is_refused_by_its_header_and_while_it_i
     path = tmp_path / "a.flac"
     soundfile.write(path, tone(), 16000)
     with (
-        pytest.raises(ValueError, match=r"a\.flac: longer than 0\.0005556 h, the most that is allowed"),
+        pytest.raises(ValueError, match=r"a\.flac: longer than 2 s, the most that is allowed"),
         open_sound(path, longest=2),
     ):
         pass

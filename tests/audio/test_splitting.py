@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from audio.recordings import Recording, piece_offsets
-from audio.splitting import Division, check_corpus, divide, subset_of
+from audio.splitting import Division, check_corpus, check_enough, divide, subset_of
 
 
 def recording(file: str, condition: str = "normal", split: str = "", number: int | None = None) -> Recording:
@@ -166,3 +166,13 @@ def test_a_corpus_that_cannot_train(clips, message):
 
 def test_one_machine_with_healthy_recordings_alone_can_be_trained():
     check_corpus([("fan", "A", "train", "normal")], Path("corpus"))
+
+
+def test_two_clips_cannot_tell_how_healthy_ones_score():
+    enough = [("fan", "A", "train", "normal")] * 3 + [("fan", "B", "train", "normal")] * 2
+    check_enough(enough, Path("corpus"))
+    with pytest.raises(ValueError, match="a single healthy clip to train on, at least 2 are needed, of fan B"):
+        check_enough(enough[:-1], Path("corpus"))
+    few = [("pump", name, "train", "normal") for name in "AABB"]
+    with pytest.raises(ValueError, match=r"fewer than 3 healthy clips to train on, of each machine of type pump: "):
+        check_enough(enough + few, Path("corpus"))

@@ -1,5 +1,6 @@
 """Which machine a file is a recording of: told by what is given, by folders and names, and never guessed."""
 
+import os
 import unicodedata
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from detection.detector import Detector
 from detection.folder import Machine
-from detection.judging import Judge
+from detection.judging import Judge, expand
 
 
 @pytest.fixture
@@ -60,3 +61,17 @@ def test_a_machine_is_told(knowing, machines, path, given, wanted):
 def test_a_machine_is_not_guessed(knowing, machines, path, given, message):
     with pytest.raises(ValueError, match=message):
         knowing(*machines, **given).machine(Path(path))
+
+
+def test_a_folder_stands_for_its_recordings_and_what_cannot_be_opened_is_told(tmp_path):
+    for name in ("b.wav", "a.flac", "c.csv", ".hidden/d.wav", "deep/0.mp3"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    os.mkfifo(tmp_path / "pipe.wav")  # reading it would wait for ever
+    (tmp_path / "gone.wav").symlink_to(tmp_path / "nothing")
+    found, refused = expand([str(tmp_path), "x.wav"])
+    assert found == [*(tmp_path / name for name in ("a.flac", "b.wav", "deep/0.mp3")), Path("x.wav")]
+    assert [judgement.line() for judgement in refused] == [
+        f"{tmp_path}/gone.wav: not judged: a link to a file that is not there",
+        f"{tmp_path}/pipe.wav: not judged: no regular file (a folder, a pipe, a socket or a device)",
+    ]

@@ -774,6 +774,8 @@ def test_any_number_of_sinks_at_once(tmp_path, monkeypatch):
         ("", ["a list called sinks is needed"]),
         ("sinks: [", ["is not YAML"]),
         ("sinks: \xff", ["is not YAML"]),
+        ("sinks: []".encode("utf-16").decode("latin-1"), ["is not YAML"]),
+        ("sinks: 2026-99-99", ["is not YAML: month must be in 1..12"]),
         ("[" * 600, ["nested too deeply"]),
     ],
 )

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import random
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from detection.judging import Judge
 from detection.sinks.interface import Sinks
 from detection.sinks.json_lines import JsonLines
 from detection.sinks.table import COLUMNS, Table
-from detection.watch import _is_truncated, recordings, watch
+from detection.watch import _is_truncated, watch
 from tests.conftest import ROOT
 from tests.detection.verdicts import judged
 
@@ -72,6 +73,7 @@ def test_what_is_there_and_what_comes_is_judged_once(folder, caplog):
     (folder / "notes.txt").write_bytes(b"no sound")
     (folder / "more.txt").write_bytes(b"no sound")
     (folder / ".b.wav").write_bytes(b"hidden, as unfinished copies are")
+    os.mkfifo(folder / "pipe.wav")
     with Watcher(folder) as watcher:
         watcher.wait_for(1)
         (folder / "deep").mkdir()
@@ -85,7 +87,8 @@ def test_what_is_there_and_what_comes_is_judged_once(folder, caplog):
         ("deep/c.FLAC", 3, "normal"),
     ]
     assert [record.message for record in caplog.records] == [
-        f"{folder / 'more.txt'} is no recording that can be read, nor is any .txt file"
+        f"{folder / 'more.txt'} is no recording that can be read, nor is any .txt file",
+        f"{folder / 'pipe.wav'} is not judged: no regular file (a folder, a pipe, a socket or a device)",
     ]
 
 
@@ -254,10 +257,3 @@ def test_no_verdict_is_lost_when_the_monitor_is_killed(folder):
     lines = [json.loads(line) for line in (folder.parent / "verdicts.jsonl").read_text().splitlines()]
     assert len(names) == 50 and have(line["file"] for line in lines)
     assert len({line["id"] for line in lines}) == 50  # what was judged twice has the same id
-
-
-def test_recordings_are_found_in_order(tmp_path):
-    for name in ("b.wav", "a.flac", "c.csv", ".hidden/d.wav"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert [path.name for path in recordings(tmp_path)] == ["a.flac", "b.wav"]

@@ -235,7 +235,8 @@ def test_check_tells_all_and_writes_nothing(tmp_path):
     for machine, count in (("Pump 3A", 30), ("Lüfter", 6)):
         (corpus / machine).mkdir(parents=True)
         for number in range(count):
-            soundfile.write(corpus / machine / f"rec {number}.wav", np.zeros((48000, 2)), 48000)
+            soundfile.write(corpus / machine / f"rec {number}.wav", np.full((48000, 2), [0.0, 1.0]), 48000)
+    soundfile.write(corpus / "Lüfter" / "loud.wav", np.repeat([-1.0, 1.0], 500).repeat(24), 24000)
     (corpus / "Lüfter" / "bad").mkdir()
     soundfile.write(corpus / "Lüfter" / "bad" / "x.wav", np.zeros(32), 16000)
     (corpus / "Lüfter" / "bad" / "y.wav").write_bytes(b"no sound")
@@ -243,17 +244,20 @@ def test_check_tells_all_and_writes_nothing(tmp_path):
     ended = check_command(here, corpus)
     said = ended.stdout
     assert (ended.returncode, ended.stderr) == (1, "")
-    assert "1 machine types, 2 machines, 38 recordings, 0.01 h, 36 clips" in said
-    assert "sample rates: 48000 Hz (36 files), 16000 Hz (1 files); channels: 2 (36 files), 1 (1 files)" in said
+    assert "1 machine type, 2 machines, 39 recordings, 0.01 h, 37 clips" in said
+    assert "channels: 2 (36 files), 1 (2 files)" in said
     rows = [" ".join(line.split()) for line in said.splitlines() if line.startswith("machine ")]
-    assert rows == ["machine Lüfter 0.00 4 0 2 0", "machine Pump 3A 0.01 19 5 6 0"]
+    assert rows == ["machine Lüfter 0.00 5 0 2 0", "machine Pump 3A 0.01 19 5 6 0"]
     assert "kept together: machine Lüfter, machine Pump 3A" in said
     assert "no sound files by their names: 1, readme.txt" in said
-    assert "a false-alarm rate of 0.1 from its calibration alone, which needs 9 clips: all machines" in said
+    assert (
+        "a false-alarm rate of 0.1 promised by a machine's own calibration clips, which takes 9: all machines" in said
+    )
     assert "AUC, and the share of faults that is found, which need anomalies: all machines" in said
     assert "Lüfter/bad/x.wav  0.002 s, shorter than 0.95 s" in said
     assert "Lüfter/bad/y.wav  cannot be decoded" in said
-    assert "the faults stop the run" in said
+    assert "read with a warning, 1 of the 37 that were listened to:\nLüfter/loud.wav  100 % of the samples" in said
+    assert "the faults stop the run; the first seconds of 37 recordings were read, the run checks all" in said
     assert {path.name for path in here.iterdir()} == {"params.yaml", "dvc.yaml"}
 
 

@@ -48,6 +48,9 @@ def changed(tmp_path: Path, key: str, value: object) -> Path:
         ("model.frames", 10**9, "65536"),
         ("model.width", 10**6, "4096"),
         ("score.bootstrap", 10**9, "100000"),
+        ("score.neighbours", 1001, "1000"),  # what a detector may have
+        ("score.aadcl_seconds", 1e-9, "0.5"),
+        ("report.gallery_clips", 10**6, "100"),
         ("finetune.batch_size", 1, "2"),
         ("augment.t0", 0, "0"),
         ("augment.ddim_steps", [50, 10], "must not be above"),

@@ -40,6 +40,9 @@ def run(request, tmp_path_factory) -> Path:
     prompts["text"] += NASTY
     prompts.to_csv(folder / "data/prompts/prompts.csv", index=False)
     pd.DataFrame({"file": [f"fan/{NASTY}.wav"], "reason": [NASTY]}).to_csv(folder / "data/raw/skipped.csv", index=False)
+    manifest = pd.read_csv(folder / "data/raw/manifest.csv", dtype=str, keep_default_na=False)
+    manifest.loc[:1, ["source", "warnings"]] = ["loud.wav", "7 % of the samples are clipped"]  # a long recording's
+    manifest.to_csv(folder / "data/raw/manifest.csv", index=False)
     key = duration_key("pretrain", read(folder / "params.yaml"), folder)
     with mock.patch.dict(os.environ, {"RCMAE_STORE": str(folder / "store")}), durations().put(key) as path:
         path.write_text(json.dumps(DURATION))
@@ -91,6 +94,7 @@ def test_it_has_all_its_sections(page, run):
         "What differs from the paper",
         "What the paper leaves open",
         "1 recording left out",
+        "1 recording read with a warning: loud.wav : 7 % of the samples are clipped",
         "Seed",
         "Commit none, the code is not in a Git repository",
     ):
@@ -130,19 +134,36 @@ def test_the_figures_are_those_of_score_json(page, run):
     text = Page(page).text
     assert f"{figures['average']['auc'] * 100:.0f} are told apart rightly" in text
     assert re.search(rf"average [a-z ]+ {figures['average']['auc']:.2f} ", text)
+    alarms = figures["false_alarms"]
+    assert f"At the thresholds, {alarms['caught'] * 100:.0f} % of the faulty recordings raise an alarm" in text
+    assert f"were promised to raise an alarm, {alarms['measured'] * 100:.0f} % did" in text
+    assert "Alarms of all machines are decided by the score combined, without labels" in text  # three clips each
     assert f"by eq. (12) as printed it is {whole['average']['pauc_eq12']:.2f}" in text
 
 
-def test_a_run_without_anomalies_speaks_of_false_alarms(run, tmp_path):
+@pytest.mark.parametrize("run", ["masking"], indirect=True)
+@pytest.mark.parametrize("machines", ["many", "one"])
+def test_a_run_without_anomalies_speaks_of_false_alarms(run, tmp_path, machines):
     folder = shutil.copytree(run, tmp_path / "healthy")
+    config = folder / "data/finetuned/config.json"
+    trained = json.loads(config.read_text())
+    if machines == "one":
+        trained["identities"] = trained["identities"][:1]
+        config.write_text(json.dumps(trained))
     for table in ("data/raw/manifest.csv", "data/features/index.csv"):
         clips = pd.read_csv(folder / table, dtype=str, keep_default_na=False)
-        clips[clips["condition"] == "normal"].to_csv(folder / table, index=False)
+        known = (clips["machine_type"] + "/" + clips["machine_id"]).isin(trained["identities"])
+        clips[(clips["condition"] == "normal") & known].to_csv(folder / table, index=False)
     with chdir(folder), mock.patch.dict(os.environ, {"RCMAE_STORE": str(folder / "store")}):
         score.run(load("score", Path()))
     text = Page(draw(folder).read_text(encoding="utf-8")).text
     assert "healthy recordings that nothing was fitted to" in text and "no anomalies to test on" in text
     assert "told apart rightly" not in text and "nan" not in text.lower().split()
+    assert "cannot be said without a recording of a fault" in text
+    assert "This run" not in text.split("Table 4.")[1].split("Augmentation")[0] and "re-run here, on" not in text
+    said = re.findall(r"(Above|Below) its threshold .*? It was recorded as (\w+) ?(: a false alarm)?", text)
+    assert len(said) == 2 and all((place == "Above") == bool(wrong) for place, _, wrong in said)
+    assert ("there is a single one" in text, "Which machine is which" in text) == (machines == "one", machines != "one")
 
 
 def test_it_tells_what_differs_from_the_paper(run):

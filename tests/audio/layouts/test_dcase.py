@@ -1,5 +1,9 @@
 """The names of DCASE Challenge Task 2 from 2021 on."""
 
+import os
+
+import pytest
+
 from audio.layouts.found import find_recordings
 from tests.audio.layouts.test_found import touch
 
@@ -68,6 +72,26 @@ def test_evaluation_clips_get_their_labels_from_the_ground_truth_tables(tmp_path
     (refusal,) = found.refusals
     assert refusal.file == "bandsaw/test/section_00_0003.wav"
     assert "an evaluation clip without a label" in refusal.reason
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"section_00_0001.wav,1\nsection_00_0002.wav,maybe\n", "line 2: 'section_00_0002.wav,maybe' is not <file>,<0"),
+        (b"section_00_0001.wav,1\0\n", "line 1: a NUL character"),
+        (b'"section_00_0001.wav,1\n', "line 1: a quote that is not closed"),
+        (b"section_00_0001.wav,\x81\n", "line 1: neither UTF-8 nor cp1252"),
+        (None, "not a regular file"),  # a pipe, which would be waited for without end
+    ],
+)
+def test_what_is_wrong_with_a_ground_truth_table_is_named(tmp_path, content, message):
+    folder = touch(tmp_path, "fan/train/section_00_source_train_normal_0000_vel_1.wav")
+    path = folder / "ground_truth_data/ground_truth_fan_section_00_test.csv"
+    path.parent.mkdir()
+    path.write_bytes(content) if content is not None else os.mkfifo(path)
+    with pytest.raises(ValueError, match=message) as error:
+        find_recordings(folder)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
 def test_supplemental_clips_and_strange_names_are_not_taken(tmp_path):

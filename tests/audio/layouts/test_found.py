@@ -94,7 +94,7 @@ def test_nothing_that_fits_is_one_line_with_what_there_is_and_what_would_fit(tmp
         find_recordings(touch(tmp_path / "a", "notes/x.txt", "notes/y.txt"))
     with pytest.raises(ValueError) as error:
         find_recordings(touch(tmp_path / "b", "test/x.wav", "test/y.wav"))
-    assert "2 sound files, in test (2), none that can be taken: test/x.wav a test recording" in str(error.value)
+    assert "sound files (2), in test (2), none that can be taken: test/x.wav a test recording" in str(error.value)
     assert "a layout that would fit: <machine>/normal/*.wav" in str(error.value)
     assert "\n" not in str(error.value)
 
