@@ -1,6 +1,7 @@
 """The house as dvc.yaml describes it: its stages, what each depends on, and which way imports run."""
 
 import ast
+import json
 
 import pytest
 import yaml
@@ -48,6 +49,16 @@ def test_each_stage_runs_its_own_small_module(stage):
     assert "run" in functions
     for name, function in functions.items():
         assert function.end_lineno - function.lineno < 50, f"{module}: {name} is longer than 50 lines"
+
+
+def test_dvc_metrics_fit_a_screen():
+    """`dvc metrics diff` and `dvc exp show` are read in a terminal: what is finer goes to data/scores and the report."""
+    files = [file for stage in STAGES.values() for entry in stage.get("metrics", []) for file in entry]
+
+    def values(figures):
+        return sum(map(values, figures.values())) if isinstance(figures, dict) else 1
+
+    assert sum(values(json.loads((ROOT / file).read_text(encoding="utf-8"))) for file in files) <= 30
 
 
 def test_nothing_but_stages_and_what_all_stages_share_lies_in_stages():
