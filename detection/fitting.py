@@ -6,7 +6,7 @@ representation of N windows, `identities` (N,) the number of each one's machine,
 scikit-learn is imported where it is used: only training needs it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -112,6 +112,45 @@ def gaussian_mixture(x: np.ndarray, identities: np.ndarray, types: Sequence[str]
         weights[identity, :count], means[identity, :count] = mixture.weights_, mixture.means_
         variances[identity, :count] = mixture.covariances_
     return {"weights": weights, "means": means, "variances": variances, "added": added}
+
+
+# ------------------------------------------------------------------------------------------- where things stand
+
+
+def places(arrays: Arrays) -> Arrays:
+    """Where a back-end finds what belongs to which machine, from what was fitted.
+
+    Tables of numbers, so that the same computation serves any number of machines: `members_<group>` of a covariance,
+    or `members` (I, most), rows of `known` that are a machine's, filled up with N; and `columns` (I,), the column of
+    each machine among the scores as they are computed, or one behind them all where it has none.
+    """
+    if "machines" in arrays:  # the first of which are the network's classes
+        return {"columns": np.arange(int(arrays["machines"]))}
+    if "type_of" in arrays:
+        return _members_of_groups(arrays["type_of"], groups(arrays))
+    if "counts" in arrays:
+        counts = arrays["counts"]
+        most = max(1, int(arrays.get("neighbours", 1)), int(counts.max()))
+        place = np.arange(most)
+        first = (np.cumsum(counts) - counts)[:, None]
+        return {"members": np.where(place < counts[:, None], first + place, counts.sum())}
+    return {}
+
+
+def groups(arrays: Iterable[str]) -> list[int]:
+    """The numbers of the groups of machines that have a covariance, from the names of a back-end's arrays."""
+    return sorted(int(name.removeprefix("std_")) for name in arrays if name.startswith("std_"))
+
+
+def _members_of_groups(type_of: np.ndarray, numbers: Sequence[int]) -> Arrays:
+    found: Arrays = {}
+    columns, width = np.full(len(type_of), -1), 0
+    for number in numbers:
+        members = np.flatnonzero(type_of == number)
+        columns[members] = width + np.arange(len(members))
+        found[f"members_{number}"] = members if len(members) else np.array([0])  # no array is empty
+        width += len(found[f"members_{number}"])
+    return found | {"columns": np.where(columns < 0, width, columns)}
 
 
 # ---------------------------------------------------------------------------------------- taking in what is new
