@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 
-from audio.logmel import LogMelSettings, log_mel
+from audio.front_end import LogMelSettings
+from audio.logmel import log_mel
 
 
 def log_mel_blocks(blocks: Iterable[np.ndarray], settings: LogMelSettings) -> Iterator[np.ndarray]:

@@ -21,11 +21,11 @@ import torch
 import yaml
 
 from audio.clips import open_sound
-from audio.logmel import LogMelSettings
+from audio.front_end import LogMelSettings
 from benchmarks.measuring import alternating, show
-from detection.detector import Detector
+from detection.description import Description, Machine, Recording, Recordings, Settings
 from detection.export import export_onnx
-from detection.folder import Description, Machine, Recording, Recordings, Settings
+from detection.torch_detector import TorchDetector
 from model.network import RCMAE, IdentityClassifier, NetworkConfig
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +42,7 @@ onnxruntime.InferenceSession(sys.argv[1]).run(None, {"log_mel": numpy.load(sys.a
 """
 
 
-def untrained(config: NetworkConfig) -> Detector:
+def untrained(config: NetworkConfig) -> TorchDetector:
     """A detector of that size."""
     random = np.random.default_rng(0)
     torch.manual_seed(0)
@@ -52,7 +52,7 @@ def untrained(config: NetworkConfig) -> Detector:
     pretrained = RCMAE(config)
     classifier = IdentityClassifier.from_pretrained(pretrained, IDENTITIES)
     machines = [Machine(type="fan", id=f"id_{number:02d}") for number in range(IDENTITIES)]
-    detector = Detector(pretrained, classifier, travelling, Description(settings=Settings(), machines=machines))
+    detector = TorchDetector(pretrained, classifier, travelling, Description(settings=Settings(), machines=machines))
 
     known = [identity for identity in detector.identities for _ in range(TRAINING_CLIPS)]
     silence = detector.represent(np.zeros((config.frames, config.mels), np.float16))
@@ -80,7 +80,7 @@ def measure(folder: Path, clips: int, rounds: int) -> list[dict]:
     for size, config in SIZES.items():
         model, graph = folder / size, folder / f"{size}.onnx"
         untrained(config).save(model)
-        detector = Detector.load(model)
+        detector = TorchDetector.read(model)
         export_onnx(detector, graph)
         with open_sound(clip) as sound:
             log_mel = np.concatenate(list(detector.spectrogram(sound.blocks(detector.front_end.sample_rate))))

@@ -23,17 +23,13 @@ import numpy as np
 from audio.clips import LONGEST
 from audio.names import display_name
 from detection.calibration import false_discoveries
-from detection.detector import Detector
-from detection.drift import Drifts
+from detection.detector import GRAPH, NO_NETWORKS, Detector
 from detection.judging import Judge, Judgement, as_trained, expand
-from detection.sinks.settings import Settings, open_sinks, read_settings
-from detection.sinks.table import Table
 from detection.text import printable
-from detection.watch import watch
-from model.threads import in_threads
 
 if TYPE_CHECKING:
     from detection.listen import Source
+    from detection.sinks.settings import Settings
 
 READ_AT_ONCE = 2**20  # bytes
 LARGEST_PIPE = 4_000_000_000  # bytes that are taken from a pipe: more is no recording that fits a WAV
@@ -71,7 +67,7 @@ def judge(detector: Detector, chosen: argparse.Namespace) -> int:
     """Judge files and folders, each in a line."""
     judge = _judge(detector, chosen, chosen.longest)
     paths = list(expand(chosen.recordings))
-    each = map if len(paths) == 1 else in_threads  # a single one has all cores
+    each = map if len(paths) == 1 else detector.for_each  # a single one has all cores
     several = chosen.channel is None
     judgements: Iterator[Judgement] = chain.from_iterable(each(lambda path: judge_file(judge, path, several), paths))
     if chosen.false_discoveries is not None:
@@ -138,14 +134,15 @@ def show(judgement: Judgement, detector: Detector | None) -> None:
 
 def explain(detector: Detector, chosen: argparse.Namespace) -> int:
     """Draw why a recording got its score."""
-    from detection.why import draw
+    if not detector.draws:
+        raise ValueError(NO_NETWORKS.format("explain"))
 
     _check_writable(chosen.output)
     (judgement,) = judge_file(_judge(detector, chosen), Path(chosen.recording))
     show(judgement, None)
     if judgement.verdict is None or judgement.measured is None:
         return 2
-    draw(detector, judgement.measured, judgement.verdict, chosen.output, judgement.name)
+    detector.draw(judgement.measured, judgement.verdict, chosen.output, judgement.name)
     return 0
 
 
@@ -154,6 +151,11 @@ def explain(detector: Detector, chosen: argparse.Namespace) -> int:
 
 def follow(detector: Detector, chosen: argparse.Namespace) -> int:
     """Judge what arrives in a folder, until SIGTERM or Ctrl-C."""
+    from detection.drift import Drifts
+    from detection.sinks.settings import open_sinks
+    from detection.sinks.table import Table
+    from detection.watch import watch
+
     judge, folder, drifts = _judge(detector, chosen), chosen.folder, Drifts(detector)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
@@ -176,7 +178,10 @@ def follow(detector: Detector, chosen: argparse.Namespace) -> int:
 
 def hear_live(detector: Detector, chosen: argparse.Namespace) -> int:
     """Judge live sound, window by window, until SIGTERM or Ctrl-C, or until it has ended for good."""
+    from detection.drift import Drifts
     from detection.listen import LiveJudge, listen, microphones
+    from detection.sinks.settings import open_sinks
+    from detection.sinks.table import Table
 
     if chosen.list:
         print("\n".join(microphones()) or "no microphone")
@@ -214,7 +219,9 @@ def _source(chosen: argparse.Namespace) -> "Source":
     return Pipe(path, chosen.rate, chosen.format, chosen.channels)
 
 
-def _sinks(chosen: argparse.Namespace) -> Settings | None:
+def _sinks(chosen: argparse.Namespace) -> "Settings | None":
+    from detection.sinks.settings import read_settings
+
     return read_settings(chosen.sinks) if chosen.sinks is not None else None
 
 
@@ -240,13 +247,21 @@ def serve_page(detector: Detector, chosen: argparse.Namespace) -> int:
 
 
 def export(detector: Detector, chosen: argparse.Namespace) -> int:
-    """Write the detector as an ONNX graph."""
-    from detection.export import export_onnx
-
+    """Write the detector as one ONNX graph."""
+    _check_name(chosen.output, graph=True)
     _check_writable(chosen.output)
-    export_onnx(detector, chosen.output)
-    log.info("wrote %s; detection/export.py tells how to run it", printable(str(chosen.output)))
+    detector.export(chosen.output)
+    log.info("wrote %s: `--model %s` judges by it, without torch", *[printable(str(chosen.output))] * 2)
     return 0
+
+
+def _check_name(path: Path, graph: bool) -> None:
+    """Raises ValueError where the name of a detector does not say what it is, a graph or a folder."""
+    if (path.suffix == GRAPH) != graph:
+        raise ValueError(
+            f"{path}: a detector that is a {'graph' if graph else 'folder'} is wanted, and the name of a "
+            f"graph ends with {GRAPH}, that of a folder does not"
+        )
 
 
 def _check_writable(path: Path) -> None:
@@ -262,6 +277,7 @@ def take_in(detector: Detector, chosen: argparse.Namespace) -> int:
     """Write a new detector that knows more healthy recordings of a machine, or one more machine."""
     from detection.enrolment import calibrate, enrol, hear
 
+    _check_name(chosen.output, graph=not detector.draws)
     _check_writable(chosen.output)
     if chosen.output.exists():
         raise FileExistsError(f"{chosen.output} exists: give the name of a new folder")

@@ -12,6 +12,7 @@ import numpy as np
 
 Arrays = dict[str, np.ndarray]
 
+ASIDE = ("type_of", "counts", "machines", "neighbours", "added")  # arrays that no score is computed with
 FLOOR = 1e-3  # of the mean variance, below which no variance is taken to be: clips of a machine that stands still
 SPACED = 4  # training normals that say how far apart an identity's lie
 
@@ -115,6 +116,19 @@ def gaussian_mixture(x: np.ndarray, identities: np.ndarray, types: Sequence[str]
 
 
 # ------------------------------------------------------------------------------------------- where things stand
+
+
+def check(arrays: Arrays, machines: int) -> None:
+    """Raises ValueError naming an array of a back-end that is not of so many machines, or does not fit the others."""
+    for name in ("means", "type_of", "counts", "weights", "variances", "added"):
+        if name in arrays and len(arrays[name]) != machines:
+            raise ValueError(f"{name} is of {len(arrays[name])} machines, not of {machines}")
+    if int(arrays.get("machines", machines)) != machines:
+        raise ValueError(f"machines is {arrays['machines']}, not {machines}")
+    if "counts" in arrays:
+        counts, there = arrays["counts"], [len(arrays[name]) for name in ("known", "spacing") if name in arrays]
+        if counts.min() < 0 or any(number != counts.sum() for number in there):
+            raise ValueError("counts are not those of what is known")
 
 
 def places(arrays: Arrays) -> Arrays:

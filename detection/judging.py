@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from audio.clips import LONGEST, open_sound
+from audio.folders import recordings
 from detection.detector import Detector, Measured, Verdict
 from detection.text import printable
-from detection.watch import recordings
 
 NOTED = ("machine_type", "machine_id", "backend", "score", "threshold", "p_value", "n", "alpha", "calibration")
 

@@ -9,11 +9,12 @@ at every few seconds, which works on network shares too.
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audio.clips import AUDIO_SUFFIXES
+from audio.folders import files
 from detection.sinks.interface import Outage, Sinks, note
 from detection.sinks.table import Seen, Table, one_line
 
@@ -24,21 +25,6 @@ EVERY, SETTLE = 2.0, 3.0  # s: how often the folder is looked at, and how long a
 PATIENCE = 60.0  # s that a file is left alone which is shorter than its header says: the rest may still come
 
 log = logging.getLogger(__name__)
-
-
-def recordings(folder: Path) -> Iterator[Path]:
-    """Sound files in `folder` and the folders in it, in order of their names; hidden ones are left out."""
-    for path in files(folder):
-        if path.suffix.lower() in AUDIO_SUFFIXES:
-            yield path
-
-
-def files(folder: Path) -> Iterator[Path]:
-    """All files in `folder` and the folders in it, in order of their names; hidden ones are left out."""
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and path.is_file():
-            yield path
 
 
 def _state(path: Path, folder: Path) -> Seen | None:

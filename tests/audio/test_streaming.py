@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from audio.logmel import LogMelSettings, log_mel
+from audio.front_end import LogMelSettings
+from audio.logmel import log_mel
 from audio.streaming import log_mel_blocks
 
 WAVEFORM = np.random.default_rng(0).uniform(-0.5, 0.5, 40_000).astype(np.float32)
