@@ -23,7 +23,7 @@ import numpy as np
 from audio.clips import LONGEST
 from audio.names import display_name
 from detection.calibration import false_discoveries
-from detection.detector import GRAPH, NO_NETWORKS, Detector
+from detection.detector import GRAPH, Detector
 from detection.judging import Judge, Judgement, as_trained, expand
 from detection.text import printable
 
@@ -134,15 +134,15 @@ def show(judgement: Judgement, detector: Detector | None) -> None:
 
 def explain(detector: Detector, chosen: argparse.Namespace) -> int:
     """Draw why a recording got its score."""
-    if not detector.draws:
-        raise ValueError(NO_NETWORKS.format("explain"))
+    _check_networks(detector, "explain")
+    from detection.why import draw
 
     _check_writable(chosen.output)
     (judgement,) = judge_file(_judge(detector, chosen), Path(chosen.recording))
     show(judgement, None)
     if judgement.verdict is None or judgement.measured is None:
         return 2
-    detector.draw(judgement.measured, judgement.verdict, chosen.output, judgement.name)
+    draw(detector, judgement.measured, judgement.verdict, chosen.output, judgement.name)
     return 0
 
 
@@ -248,11 +248,20 @@ def serve_page(detector: Detector, chosen: argparse.Namespace) -> int:
 
 def export(detector: Detector, chosen: argparse.Namespace) -> int:
     """Write the detector as one ONNX graph."""
+    _check_networks(detector, "export")
     _check_name(chosen.output, graph=True)
+    from detection.export import export_onnx
+
     _check_writable(chosen.output)
-    detector.export(chosen.output)
+    export_onnx(detector, chosen.output)
     log.info("wrote %s: `--model %s` judges by it, without torch", *[printable(str(chosen.output))] * 2)
     return 0
+
+
+def _check_networks(detector: Detector, command: str) -> None:
+    """Raises ValueError where a subcommand needs torch and there is a graph."""
+    if not detector.has_networks:
+        raise ValueError(f"{command} needs torch and the folder that training wrote: this detector is a graph")
 
 
 def _check_name(path: Path, graph: bool) -> None:
@@ -277,7 +286,7 @@ def take_in(detector: Detector, chosen: argparse.Namespace) -> int:
     """Write a new detector that knows more healthy recordings of a machine, or one more machine."""
     from detection.enrolment import calibrate, enrol, hear
 
-    _check_name(chosen.output, graph=not detector.draws)
+    _check_name(chosen.output, graph=not detector.has_networks)
     _check_writable(chosen.output)
     if chosen.output.exists():
         raise FileExistsError(f"{chosen.output} exists: give the name of a new folder")

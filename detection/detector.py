@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from importlib import import_module
 from itertools import chain
 from pathlib import Path
 from typing import Self, TypeVar
@@ -30,7 +31,6 @@ from detection.windows import Stretch, stretches
 
 LONG = 600  # s of a recording, from which reading it takes a while
 GRAPH = ".onnx"  # how the name of a detector ends that is a graph
-NO_NETWORKS = "{} needs torch and the folder that training wrote: this detector is a graph"
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -116,7 +116,7 @@ class Detector(ABC):
     (2, 0.0)
     """
 
-    draws = False  # it has networks that can be asked why
+    has_networks = False  # which torch computes with, and which can be asked why
 
     def __init__(self, description: Description, front_end: LogMelSettings, recordings: Recordings):
         self.description, self.front_end, self.recordings = description, front_end, recordings
@@ -127,18 +127,18 @@ class Detector(ABC):
 
         Raises ValueError naming the file that is missing, damaged or was changed.
         """
-        if Path(path).suffix == GRAPH:
-            from detection.onnx_detector import OnnxDetector
-
-            return OnnxDetector.read(Path(path))
+        kind, name = ("onnx", "OnnxDetector") if Path(path).suffix == GRAPH else ("torch", "TorchDetector")
         try:
-            from detection.torch_detector import TorchDetector
+            # by its name, so that a stage which needs one of the two does not depend on the other
+            detector = getattr(import_module(f"detection.{kind}_detector"), name)
         except ModuleNotFoundError as error:
+            if kind == "onnx":
+                raise ValueError(f"{path}: a graph needs {error.name}, which is not installed") from None
             raise ValueError(
                 f"{path}: a detector that is a folder needs {error.name}, which is not installed: export it where it "
                 f"is (`detect.py export detector.onnx`), and give --model detector.onnx"
             ) from None
-        return TorchDetector.read(Path(path))
+        return detector.read(Path(path))
 
     # ------------------------------------------------------------------------------------------- what computes
 
@@ -194,14 +194,6 @@ class Detector(ABC):
     @abstractmethod
     def for_each(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """`map(function, items)`, where `function` uses this detector: many small computations at once."""
-
-    def draw(self, measured: Measured, verdict: Verdict, path: Path, title: str) -> None:
-        """Draw why a recording got its verdict, see `detection.why`. Raises ValueError unless it `draws`."""
-        raise ValueError(NO_NETWORKS.format("a picture"))
-
-    def export(self, path: Path) -> None:
-        """Write the detector as a graph, see `detection.export`. Raises ValueError where it is one."""
-        raise ValueError(NO_NETWORKS.format("export"))
 
     # ------------------------------------------------------------------------------------------- what it knows
 

@@ -34,6 +34,7 @@ from torch.func import functional_call
 from audio.front_end import LogMelSettings
 from audio.logmel import log_mel
 from detection import learned, onnx_file
+from detection.detector import Detector
 from detection.ensemble import Ensemble
 from detection.onnx_file import REPRESENTATION, About
 from detection.representations import Representations
@@ -67,11 +68,13 @@ class _Graph(nn.Module):
         return spectrogram, *representations.values(), *scores.values()
 
 
-def export_onnx(detector: TorchDetector, path: Path) -> None:
-    """Write the detector to `path`, whole."""
+def export_onnx(detector: Detector, path: Path) -> None:
+    """Write the detector to `path`, whole. Raises ValueError where it is a graph already."""
     import onnx
     from onnx import numpy_helper
 
+    if not isinstance(detector, TorchDetector):
+        raise ValueError("a graph cannot be exported: it is what export writes")
     ensemble, arrays = detector.fitted(), detector.arrays()
     values = learned.scoring(arrays)
     graph = _Graph(detector.front_end, detector.representations.cpu(), ensemble).eval()
@@ -95,6 +98,7 @@ def export_onnx(detector: TorchDetector, path: Path) -> None:
             },
             opset_version=OPSET,
             dynamo=True,
+            optimize=False,  # which onnxruntime does itself, and this slowly
             verbose=False,
         )
     if program is None:  # which it is for another exporter than dynamo's

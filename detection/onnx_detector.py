@@ -122,6 +122,8 @@ class OnnxDetector(Detector):
 
     def scored(self, arrays: Arrays, representations: Arrays) -> Arrays:
         feeds = learned.scoring(arrays) | {REPRESENTATION + name: x for name, x in representations.items()}
+        count = len(next(iter(representations.values())))
+        feeds["starts"] = np.zeros(count, np.int64)  # by which the graph knows how many windows there are
         found = _computed(self._scoring, list(self.backends), feeds)
         return dict(zip(self.backends, found, strict=True))
 
@@ -162,7 +164,7 @@ class OnnxDetector(Detector):
 
         model = self._model
         arrays = {each.name for each in model.graph.input} & {each.name for each in model.graph.initializer}
-        inputs = [*sorted(arrays), *(REPRESENTATION + name for name in self.about.representations)]
+        inputs = ["starts", *sorted(arrays), *(REPRESENTATION + name for name in self.about.representations)]
         part = Extractor(model).extract_model(inputs, list(self.backends))
         kept = [each for each in part.graph.initializer if each.name not in arrays]
         del part.graph.initializer[:]

@@ -113,9 +113,7 @@ def check(path: Path) -> None:
         if (signed := ends(size, "signature")) is not None:
             size -= len(_property("signature", blank))
         if (digest := ends(size, "sha256")) is None:
-            raise ValueError(
-                f"{path} is not a whole detector: its end is missing, or `detect.py export` did not write it"
-            )
+            raise ValueError(f"{path} is cut, or is no detector that `detect.py export` wrote")
         left = size - len(_property("sha256", blank))
         file.seek(0)
         found = hashlib.sha256()
@@ -137,6 +135,8 @@ def read(path: Path, metadata: Mapping[str, str]) -> tuple[About, Recordings, Ar
         names = [f"{machine.type}/{machine.id}" for machine in about.description.machines]
         if about.machines != names or len(about.mel_centres) != about.front_end["n_mels"]:
             raise ValueError("machines or mel_centres are not those of the detector")
+        if len(set(about.backends)) < len(about.backends):
+            raise ValueError("one of the backends stands in it twice")
         known = _named(arrays, "recordings.")
         recordings = read_recordings(about.recordings, known, int(about.front_end["n_mels"]))
     except KeyError as error:

@@ -26,7 +26,7 @@ from audio.logmel import log_mel
 from audio.mels import mel_centres
 from audio.scale import Scale, fill
 from detection.description import Description, Recordings
-from detection.detector import Detector, Item, Measured, Result, Verdict
+from detection.detector import Detector, Item, Result
 from detection.ensemble import Ensemble
 from detection.fitting import Arrays
 from detection.folder import read_folder, write_folder
@@ -42,7 +42,7 @@ TRAVELLING = ("logmel", "scale", "norm_pix_loss")  # what a network's config hol
 class TorchDetector(Detector):
     """See `Detector`, and `fit` for what training does with it."""
 
-    draws = True
+    has_networks = True
 
     def __init__(
         self,
@@ -183,16 +183,6 @@ class TorchDetector(Detector):
             known,
             self.description,
         )
-
-    def draw(self, measured: Measured, verdict: Verdict, path: Path, title: str) -> None:
-        from detection.why import draw  # matplotlib is a slow import
-
-        draw(self, measured, verdict, path, title)
-
-    def export(self, path: Path) -> None:
-        from detection.export import export_onnx
-
-        export_onnx(self, path)
 
     @classmethod
     def read(cls, folder: Path, device: str = "cpu") -> Self:

@@ -18,7 +18,7 @@ from scipy.ndimage import uniform_filter
 from audio.mels import mel_centres
 from audio.scale import fill
 from detection.backends import Mahalanobis
-from detection.detector import Measured, Verdict, Window
+from detection.detector import Detector, Measured, Verdict, Window
 from detection.reconstruction import masked_reconstruction_error
 from detection.torch_detector import TorchDetector
 
@@ -79,8 +79,10 @@ def _as_usual(detector: TorchDetector, sound: torch.Tensor, number: int) -> torc
     return centred / sound.std(dim=0, correction=0).clamp(min=1e-3) * deviation + mean + level
 
 
-def draw(detector: TorchDetector, measured: Measured, verdict: Verdict, path: Path, title: str) -> None:
+def draw(detector: Detector, measured: Measured, verdict: Verdict, path: Path, title: str) -> None:
     """Write a picture (PNG, PDF or SVG, by `path`'s suffix) of a recording, its verdict, and where that comes from."""
+    if not isinstance(detector, TorchDetector):
+        raise ValueError("a graph has no networks that could be asked why")
     reason = why(detector, measured, verdict)
     front_end = detector.front_end
     second = front_end.hop_length / front_end.sample_rate

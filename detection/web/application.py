@@ -167,8 +167,10 @@ def _judge(judge: Judge, received: Path, name: str, folder: Path, number: str) -
     keep: dict[str, tuple[str, Callable[[Path], None]]] = {
         "sound": (".wav", functools.partial(_keep_sound, received, judge))
     }
-    if judge.detector.draws:
-        keep["picture"] = (".png", lambda path: judge.detector.draw(measured, verdict, path, judgement.name))
+    if judge.detector.has_networks:
+        from detection.why import draw
+
+        keep["picture"] = (".png", lambda path: draw(judge.detector, measured, verdict, path, judgement.name))
     for what, (suffix, write) in keep.items():
         path = folder / f"{number}{suffix}"
         try:
