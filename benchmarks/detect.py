@@ -76,7 +76,7 @@ def environment(folder: Path) -> Path:
     """A virtual environment in `folder` with what requirements-detect.txt names: its interpreter."""
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     python = folder / "bin/python"
-    wanted = ["-c", ROOT / "constraints.txt", "-r", ROOT / "requirements-detect.txt"]
+    wanted = ["-c", str(ROOT / "constraints.txt"), "-r", str(ROOT / "requirements-detect.txt")]
     subprocess.run([python, "-m", "pip", "install", "--quiet", *wanted], check=True)
     return python
 
