@@ -12,11 +12,12 @@ import pytest
 import soundfile
 
 from audio.clips import read_clip
+from audio.folders import recordings
 from detection.judging import Judge
 from detection.sinks.interface import Sinks
 from detection.sinks.json_lines import JsonLines
 from detection.sinks.table import COLUMNS, Table
-from detection.watch import _is_truncated, recordings, watch
+from detection.watch import _is_truncated, watch
 from tests.conftest import ROOT
 from tests.detection.verdicts import judged
 

@@ -8,7 +8,7 @@ import torch
 
 from audio.front_end import LogMelSettings
 from audio.logmel import log_mel
-from detection.windows import stretches, window_starts
+from detection.windows import AT_ONCE, stretches, window_starts
 
 SETTINGS = LogMelSettings()
 
@@ -36,7 +36,7 @@ def test_stretches_cover_a_recording(samples, hop):
 def test_no_more_is_held_than_the_windows_of_one_stretch_need():
     blocks = (np.ones(16_000, np.float32) for _ in range(1_000))
     longest = max(len(stretch.waveform) for stretch in stretches(blocks, SETTINGS, 320, 160))
-    assert longest <= SETTINGS.samples(16 * 160 + 320)
+    assert longest <= SETTINGS.samples(AT_ONCE * 160 + 320)
 
 
 def test_the_frames_of_stretches_are_those_of_the_whole():
