@@ -47,10 +47,10 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.requirements: requirements.txt $(CONSTRAINTS) | $(VENV)/bin/python
+$(VENV)/.requirements: requirements.txt requirements-detect.txt $(CONSTRAINTS) | $(VENV)/bin/python
 	$(PIP) -r requirements.txt
 	@touch $@
 
-$(VENV)/.requirements-test: requirements-test.txt requirements.txt requirements-cluster.txt $(CONSTRAINTS) | $(VENV)/bin/python
+$(VENV)/.requirements-test: requirements-test.txt requirements.txt requirements-detect.txt requirements-cluster.txt $(CONSTRAINTS) | $(VENV)/bin/python
 	$(PIP) -r requirements-test.txt
 	@touch $@ $(VENV)/.requirements

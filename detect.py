@@ -6,7 +6,7 @@
     python detect.py watch incoming/ --machine pump --id id_00          judge what arrives, until stopped
     python detect.py listen --machine pump --id id_00                   a microphone, until stopped
     python detect.py serve                                              a web page for this computer
-    python detect.py export model.onnx                                  for onnxruntime, without torch
+    python detect.py export detector.onnx                               one file that judges without torch, as --model
     python detect.py calibrate today/ --machine pump --id id_00 --output new-detector
     python detect.py enrol other/ --machine pump --id "Pump 3A" --output new-detector
 
@@ -27,7 +27,7 @@ from audio.clips import LONGEST
 from detection import commands
 from detection.text import printable
 
-VARIABLE = "RCMAE_DETECTOR"  # environment variable that names the folder of the detector
+VARIABLE = "RCMAE_DETECTOR"  # environment variable that names the detector
 DEFAULT = Path("data/detector")
 COMMANDS = {
     "judge": commands.judge,
@@ -56,7 +56,9 @@ def arguments(values: list[str]) -> argparse.Namespace:
     _watch_options(add("watch", "judge each recording that arrives in a folder", machine, channels, _sinks_options()))
     _listen_options(add("listen", "judge live sound as it comes", machine, channels, _sinks_options()))
     _serve_options(add("serve", "open a web page to drop recordings on", channel))
-    add("export", "write the detector as an ONNX graph").add_argument("output", type=Path, metavar="ONNX")
+    add("export", "write the detector as one file that judges without torch").add_argument(
+        "output", type=Path, metavar="ONNX"
+    )
     _calibrate_options(add("calibrate", "take in new healthy recordings of a machine that is known"))
     _enrol_options(add("enrol", "take in a machine that is not known, by healthy recordings of it"))
 
@@ -67,7 +69,7 @@ def arguments(values: list[str]) -> argparse.Namespace:
 
 def _detector_options() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(add_help=False)
-    options.add_argument("--model", type=Path, help=f"folder of the detector; default: {VARIABLE}, or {DEFAULT}")
+    options.add_argument("--model", type=Path, help=f"folder or .onnx; default: {VARIABLE}, or {DEFAULT}")
     return options
 
 
@@ -156,11 +158,15 @@ def _enrol_options(parser: argparse.ArgumentParser) -> None:
     _new_detector_options(parser)
 
 
+def _export_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("output", type=Path, metavar="ONNX", help="its name ends with .onnx")
+
+
 def _new_detector_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--machine", required=True, help="machine type")
     parser.add_argument("--id", required=True, help="machine id")
     parser.add_argument("--channel", type=_channel, default=0, help="channel of the recordings, counted from 0")
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="new folder of the new detector")
+    parser.add_argument("--output", type=Path, required=True, metavar="DETECTOR", help="the new folder, or .onnx")
 
 
 def _file(text: str) -> str:
@@ -201,7 +207,7 @@ def _share(text: str) -> float:
 
 
 def model_folder() -> Path:
-    """The folder that RCMAE_DETECTOR names, or data/detector here or, where that is none, beside this file."""
+    """The detector that RCMAE_DETECTOR names, or data/detector here or, where that is none, beside this file."""
     if named := os.environ.get(VARIABLE):
         return Path(named)
     beside = Path(__file__).resolve().parent / DEFAULT

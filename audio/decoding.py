@@ -11,13 +11,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-import av
 import numpy as np
 import soundfile
 
 from storage.shards import File
+
+if TYPE_CHECKING:
+    import av
 
 BLOCK_SECONDS = 16  # read at once, so that an hour-long recording needs no more memory than a clip
 BLOCK_SAMPLES = 2**20  # at most, over all channels
@@ -209,6 +211,10 @@ def _at(read: int, stream: Stream) -> str:
 def _by_ffmpeg(
     stack: ExitStack, path: File, file: BinaryIO, size: int, options: dict[str, str], reason: str = ""
 ) -> Stream:
+    try:
+        import av  # which takes long, and is not there where only judging is installed
+    except ModuleNotFoundError:
+        raise ValueError(f"{path}: cannot be decoded ({reason or 'by libsndfile'}; av is not installed)") from None
     file.seek(0)
     options = options | {"format_whitelist": CONTAINERS}
     try:
@@ -237,10 +243,12 @@ def _blocks_of_ffmpeg(
     path: File,
     file: BinaryIO,
     size: int,
-    container: av.container.InputContainer,
-    track: av.AudioStream,
+    container: "av.container.InputContainer",
+    track: "av.AudioStream",
     stream: Stream,
 ) -> Iterator[np.ndarray]:
+    import av
+
     to_float = av.AudioResampler(format="fltp", layout=track.layout, rate=stream.sample_rate)
     parts: list[np.ndarray] = []  # each (channels, samples)
     waiting, read, broken = 0, 0, False

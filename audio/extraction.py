@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from audio.clips import read_clip
-from audio.logmel import LogMelSettings, log_mel
+from audio.front_end import LogMelSettings
+from audio.logmel import log_mel
 from audio.manifest import manifest_rows
 from cluster.units import Unit, in_order, spread
 from storage.files import sha256

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from audio.logmel import LogMelSettings
+from audio.front_end import LogMelSettings
 from audio.manifest import COLUMNS
 from audio.scale import Scale
 from storage.files import whole_folder

@@ -3,8 +3,6 @@
 Both are torchaudio's; the libraries' defaults differ by up to 47 times the peak, so every choice is named here.
 """
 
-import math
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -12,54 +10,13 @@ from torch import Tensor
 from torchaudio.functional import melscale_fbanks
 from torchaudio.transforms import MelSpectrogram, Spectrogram
 
-WHOLE = {  # the settings that are whole numbers, with their least and greatest values
-    "sample_rate": (8000, 192_000),
-    "n_fft": (2, 65_536),
-    "hop_length": (1, 65_536),
-    "n_mels": (1, 4096),
-}
-
-
-@dataclass(frozen=True)
-class LogMelSettings:
-    """The detector's front end. The defaults are the paper's where it names them, ours elsewhere.
-
-    Raises ValueError naming a value that is beyond what is allowed.
-    """
-
-    sample_rate: int = 16000  # Hz
-    n_fft: int = 1024  # samples, also the window's length
-    hop_length: int = 512  # samples
-    n_mels: int = 128
-    f_min: float = 50.0  # Hz
-    f_max: float = 8000.0  # Hz
-    amin: float = 1e-10  # floor of the mel power before the logarithm: -100 dB
-
-    def __post_init__(self):
-        for name, (low, high) in WHOLE.items():
-            value = getattr(self, name)
-            if type(value) is not int or not low <= value <= high:
-                raise ValueError(f"{name} is {value!r}, allowed are whole numbers from {low} to {high}")
-        for name in ("f_min", "f_max", "amin"):
-            if type(getattr(self, name)) not in (int, float):
-                raise ValueError(f"{name} is {getattr(self, name)!r}, allowed are numbers")
-        if not 0 <= self.f_min < self.f_max <= self.sample_rate / 2:
-            raise ValueError(
-                f"f_min {self.f_min} and f_max {self.f_max} must ascend from 0 and stay below "
-                f"half the sample rate, {self.sample_rate / 2:g}"
-            )
-        if not 0 < self.amin < math.inf:
-            raise ValueError(f"amin is {self.amin}, it must be positive")
-
-    def frames(self, samples: int) -> int:
-        """Number of frames of a waveform of `samples` samples (frames are centred)."""
-        return samples // self.hop_length + 1
+from audio.front_end import LogMelSettings
 
 
 @lru_cache(maxsize=8)
-def _stft(settings: LogMelSettings) -> Spectrogram:
+def _stft(settings: LogMelSettings, centred: bool) -> Spectrogram:
     return Spectrogram(
-        n_fft=settings.n_fft, hop_length=settings.hop_length, power=None, center=True, pad_mode="reflect"
+        n_fft=settings.n_fft, hop_length=settings.hop_length, power=None, center=centred, pad_mode="reflect"
     )
 
 
@@ -89,13 +46,14 @@ def _mel_bands(settings: LogMelSettings) -> list[tuple[slice, Tensor]]:
     return bands
 
 
-def log_mel(waveform: Tensor, settings: LogMelSettings) -> Tensor:
+def log_mel(waveform: Tensor, settings: LogMelSettings, centred: bool = True) -> Tensor:
     """Log-mel power spectrogram in dB, 10 log10(max(mel, amin)).
 
-    `waveform` has shape (..., samples), full scale 1; the result has shape (..., frames, n_mels), float32.
+    `waveform` has shape (..., samples), full scale 1; the result has shape (..., frames, n_mels), float32. Where it is
+    not `centred`, the waveform has been lengthened by n_fft / 2 samples at both ends already.
     """
-    spectrum = torch.view_as_real(_stft(settings)(waveform.float()).transpose(-1, -2))  # (..., frames, bins, 2)
-    squares = spectrum.flatten(-2).square()  # (..., frames, 2 bins); a bin's power is the sum of its two
+    spectrum = _stft(settings, centred)(waveform.float()).transpose(-1, -2)  # (..., frames, bins)
+    squares = torch.view_as_real(spectrum).flatten(-2).square()  # (..., frames, 2 bins): real and imaginary parts
     mel = torch.cat([squares[..., bins] @ weights for bins, weights in _mel_bands(settings)], dim=-1)
     return 10.0 * mel.clamp(min=settings.amin).log10()
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from audio.logmel import LogMelSettings
+from audio.front_end import LogMelSettings
 
 
 def mel_edges(settings: LogMelSettings) -> np.ndarray:

@@ -8,7 +8,8 @@ import pandas as pd
 import torch
 from scipy.signal import welch
 
-from audio.logmel import LogMelSettings, log_mel
+from audio.front_end import LogMelSettings
+from audio.logmel import log_mel
 
 COPY_DISTANCE = 0.5  # dB; below this mean log-mel distance nothing was augmented
 LOST_CORRELATION = 0.2  # below this log-mel correlation nothing of the source is left

@@ -1,12 +1,18 @@
-"""Speed of judging recordings: `python -m benchmarks.detect` prints a table and keeps it as JSON.
+"""Speed and size of judging recordings: `python -m benchmarks.detect` prints a table and keeps it as JSON.
 
-At the embedded and at the paper's size: seconds from the start of a process to the verdict on one 10 s clip, with the
-files in the disk's cache; then, in a process that has loaded, milliseconds per clip from the WAV file to the verdict,
-and of the networks and back-ends alone, with torch and with onnxruntime on the same log-mel. All cores, detectors with
-untrained weights, which take as long as trained ones.
+At the embedded and at the paper's size, by torch from the folder of a detector, and by onnxruntime from its graph:
+seconds from the start of a process to the verdict on one 10 s clip, with the files in the disk's cache, and the most
+memory that a process took for such a clip and for a long recording; then, in a process that has loaded, milliseconds
+per clip from the WAV file to the verdict, and from the waveform to all scores. All cores, detectors with untrained
+weights, which take as long as trained ones. `difference` is the largest relative one between any two scores of the
+graph and of torch for that clip.
+
+The graph's processes run in a virtual environment of requirements-detect.txt, which is made for it and whose size is
+told; `--python` names the interpreter of one that is there.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -20,12 +26,13 @@ import soundfile
 import torch
 import yaml
 
-from audio.clips import open_sound
-from audio.logmel import LogMelSettings
+from audio.clips import read_clip
+from audio.front_end import LogMelSettings
 from benchmarks.measuring import alternating, show
+from detection.description import Description, Machine, Recording, Recordings, Settings
 from detection.detector import Detector
 from detection.export import export_onnx
-from detection.folder import Description, Machine, Recording, Recordings, Settings
+from detection.torch_detector import TorchDetector
 from model.network import RCMAE, IdentityClassifier, NetworkConfig
 
 ROOT = Path(__file__).parents[1]
@@ -36,13 +43,11 @@ SIZES = {
 IDENTITIES, TRAINING_CLIPS = 23, 20  # of DCASE 2020's development set; clips of each that the back-ends know
 SECONDS = 10  # of the clip
 MACHINE = ("fan", "id_00")
-ONNX = """
-import sys, numpy, onnxruntime
-onnxruntime.InferenceSession(sys.argv[1]).run(None, {"log_mel": numpy.load(sys.argv[2])})
-"""
+LONG = 600  # s of the long recording; an hour takes many minutes at the paper's size
+TORCH, GRAPH = "torch", "graph"
 
 
-def untrained(config: NetworkConfig) -> Detector:
+def untrained(config: NetworkConfig) -> TorchDetector:
     """A detector of that size."""
     random = np.random.default_rng(0)
     torch.manual_seed(0)
@@ -52,7 +57,7 @@ def untrained(config: NetworkConfig) -> Detector:
     pretrained = RCMAE(config)
     classifier = IdentityClassifier.from_pretrained(pretrained, IDENTITIES)
     machines = [Machine(type="fan", id=f"id_{number:02d}") for number in range(IDENTITIES)]
-    detector = Detector(pretrained, classifier, travelling, Description(settings=Settings(), machines=machines))
+    detector = TorchDetector(pretrained, classifier, travelling, Description(settings=Settings(), machines=machines))
 
     known = [identity for identity in detector.identities for _ in range(TRAINING_CLIPS)]
     silence = detector.represent(np.zeros((config.frames, config.mels), np.float16))
@@ -67,41 +72,70 @@ def untrained(config: NetworkConfig) -> Detector:
     return detector
 
 
-def measure(folder: Path, clips: int, rounds: int) -> list[dict]:
-    """A row per size and way; `folder` is an empty one for what is measured."""
-    clip, log_mel_file = folder / "clip.wav", folder / "log_mel.npy"
-    soundfile.write(clip, np.random.default_rng(1).normal(0, 0.1, SECONDS * 16000).clip(-1, 1), 16000)
-    cold, warm = {}, {}
+def environment(folder: Path) -> Path:
+    """A virtual environment in `folder` with what requirements-detect.txt names: its interpreter."""
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    python = folder / "bin/python"
+    wanted = ["-c", str(ROOT / "constraints.txt"), "-r", str(ROOT / "requirements-detect.txt")]
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *wanted], check=True)
+    return python
+
+
+def megabytes(folder: Path) -> float:
+    """Size of what lies in a folder (MB, 10^6 bytes), by the blocks that it takes on the disk."""
+    return sum(512 * path.lstat().st_blocks for path in folder.rglob("*")) / 1e6
+
+
+def peak(command: list[object]) -> float:
+    """The most memory that a process took (MB, 10^6 bytes). Raises CalledProcessError where it fails."""
+    process = subprocess.Popen([*map(str, command)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, process.args)
+    return usage.ru_maxrss * 1024 / 1e6
+
+
+def difference(one: Detector, other: Detector, waveform: np.ndarray) -> float:
+    """The largest relative difference between two scores of a waveform, as one of MACHINE."""
+    identity = "/".join(MACHINE)
+    expected, found = (each.measure([waveform], identity).scores for each in (one, other))
+    return max(float(np.max(np.abs(found[name] - scores) / np.abs(scores))) for name, scores in expected.items())
+
+
+def measure(folder: Path, python: Path, clips: int, rounds: int, long: float = LONG) -> list[dict]:
+    """A row per size and way; `folder` is an empty one for what is measured, `python` runs the graphs."""
+    clip, hour = folder / "clip.wav", folder / "hour.wav"
+    for path, seconds in ((clip, SECONDS), (hour, long)):
+        with soundfile.SoundFile(path, "w", 16000, 1) as file:
+            for _ in range(round(seconds / SECONDS)):
+                file.write(np.random.default_rng(1).normal(0, 0.1, SECONDS * 16000).clip(-1, 1))
+    waveform = read_clip(clip)
+    cold, warm, rows = {}, {}, {}
 
     def times(run: partial) -> None:
         for _ in range(clips):
             run()
 
     for size, config in SIZES.items():
-        model, graph = folder / size, folder / f"{size}.onnx"
-        untrained(config).save(model)
-        detector = Detector.load(model)
-        export_onnx(detector, graph)
-        with open_sound(clip) as sound:
-            log_mel = np.concatenate(list(detector.spectrogram(sound.blocks(detector.front_end.sample_rate))))
-        windows = detector.windows(log_mel).float().numpy()
-        np.save(log_mel_file, windows)
-        session = onnxruntime.InferenceSession(graph)
-
-        def process(*command: object) -> None:
-            subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
-
-        machine = ["--machine", MACHINE[0], "--id", MACHINE[1]]
-        cold[size, "detect.py, file to verdict"] = partial(process, "detect.py", clip, "--model", model, *machine)
-        cold[size, "onnxruntime, log-mel to scores"] = partial(process, "-c", ONNX, graph, log_mel_file)
-        ways: dict[str, partial] = {
-            "detect.py, file to verdict": partial(detector.score_file, clip, *MACHINE),
-            "torch, log-mel to score": partial(detector.window_scores, detector.windows(log_mel), 0),
-            "onnxruntime, log-mel to scores": partial(session.run, None, {"log_mel": windows}),
-        }
-        for way, run in ways.items():
-            run()
-            warm[size, way] = partial(times, run)
+        files = {TORCH: folder / size, GRAPH: folder / f"{size}.onnx"}
+        untrained(config).save(files[TORCH])
+        detectors: dict[str, Detector] = {TORCH: Detector.load(files[TORCH])}
+        export_onnx(detectors[TORCH], files[GRAPH])
+        detectors[GRAPH] = Detector.load(files[GRAPH])
+        apart = difference(detectors[TORCH], detectors[GRAPH], waveform)
+        for by, interpreter in ((TORCH, sys.executable), (GRAPH, python)):
+            judge = [interpreter, "detect.py", "--model", files[by], "--machine", MACHINE[0], "--id", MACHINE[1]]
+            way = f"{by}, file to verdict"
+            cold[size, way] = partial(peak, [*judge, clip])
+            warm[size, way] = partial(times, partial(detectors[by].score_file, clip, *MACHINE))
+            scores = partial(detectors[by].measure, [waveform], "/".join(MACHINE))
+            warm[size, f"{by}, waveform to scores"] = partial(times, scores)
+            rows[size, way] = {"memory, MB": peak([*judge, clip]), "of a long recording, MB": peak([*judge, hour])}
+            if by == GRAPH:
+                rows[size, way]["difference"] = apart
+    for run in warm.values():
+        run()
     first, steady = alternating(cold, rounds), alternating(warm, rounds)
     return [
         {
@@ -110,7 +144,7 @@ def measure(folder: Path, clips: int, rounds: int) -> list[dict]:
             "first verdict, s": first.get((size, way)),
             "then per clip, ms": 1000 * taken / clips,
             "x real time": SECONDS * clips / taken,
-            "x torch": steady[size, "torch, log-mel to score"] / taken,
+            **rows.get((size, way), {}),
         }
         for (size, way), taken in steady.items()
     ]
@@ -120,11 +154,18 @@ def main(arguments: list[str] | None = None, out: Path | None = None) -> list[di
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=20, help="judged one after the other in a round")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--python", type=Path, help="of an environment of requirements-detect.txt; default: a new one")
+    parser.add_argument("--long", type=float, default=LONG, help="seconds of the long recording")
     chosen = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        rows = measure(Path(folder), chosen.clips, chosen.rounds)
     about = {"clips": chosen.clips, "rounds": chosen.rounds, "threads": torch.get_num_threads()}
-    show("detect", rows, about | {"onnxruntime": onnxruntime.__version__}, out)
+    with tempfile.TemporaryDirectory() as folder:
+        python = chosen.python
+        if python is None:
+            python = environment(Path(folder) / "environment")
+            about["environment, MB"] = round(megabytes(Path(folder) / "environment"))
+        (Path(folder) / "detectors").mkdir()
+        rows = measure(Path(folder) / "detectors", python, chosen.clips, chosen.rounds, chosen.long)
+    show("detect", rows, about | {"long recording, s": chosen.long, "onnxruntime": onnxruntime.__version__}, out)
     return rows
 
 

@@ -27,7 +27,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from audio.clips import read_clip
 from audio.features import Features, FeatureWriter
-from audio.logmel import LogMelSettings, log_mel
+from audio.front_end import LogMelSettings
+from audio.logmel import log_mel
 from audio.scale import fill
 from benchmarks.measuring import machine, seconds
 from model.batches import TrainingClips, visible_count

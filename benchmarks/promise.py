@@ -17,13 +17,14 @@ from joblib import Parallel, delayed
 from scipy.stats import betabinom
 from tqdm import tqdm
 
-from audio.logmel import LogMelSettings, log_mel
+from audio.front_end import LogMelSettings
+from audio.logmel import log_mel
 from audio.synthetic.clips import synthesise
 from audio.synthetic.description import ClipSpec, Machines, read_description
 from benchmarks.measuring import show
 from detection.calibration import CONFIDENCE, alarms, expected
-from detection.detector import Detector
-from detection.ensemble import clip_means
+from detection.learned import clip_means
+from detection.torch_detector import TorchDetector
 
 SHARES = (0.1, 0.05)
 FIRST = 90_000_000  # number of the first fresh clip: no corpus has as many
@@ -49,7 +50,7 @@ def spectrogram(spec: ClipSpec, machines: Machines, settings: LogMelSettings) ->
     return log_mel(torch.from_numpy(waveform.astype(np.float32)), settings).numpy().astype(np.float16)
 
 
-def measure(detectors: list[Detector], machines: Machines, clips: int) -> list[dict]:
+def measure(detectors: list[TorchDetector], machines: Machines, clips: int) -> list[dict]:
     """A row per detector, share and machine, and one for all machines of a detector and share."""
     scores: list[dict[str, np.ndarray]] = [defaultdict(lambda: np.zeros(0)) for _ in detectors]
     front_end = detectors[0].front_end
@@ -70,7 +71,7 @@ def most_measured(n: int, alpha: float, clips: int) -> float:
     return float(betabinom.ppf(CONFIDENCE, clips, k, n + 1 - k) / clips)
 
 
-def _rows(place: int, detector: Detector, scores: dict[str, np.ndarray]) -> list[dict]:
+def _rows(place: int, detector: TorchDetector, scores: dict[str, np.ndarray]) -> list[dict]:
     rows = []
     for share in SHARES:
         of_share = []
@@ -93,7 +94,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=200, help="fresh clips of each machine")
     parser.add_argument("--description", type=Path, default=Path("corpora/synthetic.yaml"))
     asked = parser.parse_args()
-    detectors = [Detector.load(folder) for folder in asked.detectors]
+    detectors = [TorchDetector.read(folder) for folder in asked.detectors]
     show("promise", measure(detectors, read_description(asked.description), asked.clips), {"clips": asked.clips})
 
 

@@ -4,7 +4,7 @@
 #
 #   deploy/check.sh DETECTOR RECORDING [--machine TYPE --id ID]
 #
-# REQUIREMENTS=file      instead of requirements.txt
+# REQUIREMENTS=file      instead of requirements-detect.txt, with which DETECTOR is a graph (detector.onnx)
 # PYTHON=python3.12      the Python that is used
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -20,7 +20,7 @@ awk '$1 == "COPY" && $NF != "./" || $1 == "COPY" && $2 == "detect.py" {print $2}
 cp "$root"/requirements*.txt "$root/constraints.txt" "$place/app/"
 cd "$place/app"
 "${PYTHON:-python3}" -m venv "$place/venv"
-"$place/venv/bin/pip" install --quiet --disable-pip-version-check -c constraints.txt -r "${REQUIREMENTS:-requirements.txt}"
+"$place/venv/bin/pip" install --quiet --disable-pip-version-check -c constraints.txt -r "${REQUIREMENTS:-requirements-detect.txt}"
 du -sh "$place/venv" | cut -f1 | sed 's/^/environment: /'
 
 printf 'waiting: %s/state/waiting\nsinks: [{type: json_lines, path: %s/state/verdicts.jsonl}]\n' "$place" "$place" \

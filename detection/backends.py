@@ -12,7 +12,7 @@ What is fitted, and how, stands in `detection.fitting`; here is how a window is 
 """
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -32,16 +32,17 @@ class Backend(nn.Module):
     spacing: Tensor
     weights: Tensor
     variances: Tensor
+    columns: Tensor
+    members: Tensor
 
     def __init__(self, arrays: Arrays):
         super().__init__()
-        self.whole: dict[str, Any] = {}  # the whole numbers among them, as Python's: they say how the computation goes
-        for name, array in arrays.items():
+        self.fitted = tuple(arrays)
+        self.asked = int(arrays.get("neighbours", 1))
+        for name, array in (arrays | fitting.places(arrays)).items():
             whole = np.issubdtype(array.dtype, np.integer)
-            if whole:
-                self.whole[name] = array.tolist()
             array = array.astype(np.int64 if whole else np.float32, order="C")
-            self.register_buffer(name, torch.from_numpy(array.copy()))
+            self.register_buffer(name, torch.from_numpy(array.copy()), persistent=name in arrays)
 
     @classmethod
     def fit(cls, x: np.ndarray, identities: np.ndarray, types: Sequence[str]) -> Self:
@@ -50,7 +51,7 @@ class Backend(nn.Module):
 
     def arrays(self) -> Arrays:
         """What was fitted, by name."""
-        return {name: buffer.cpu().numpy() for name, buffer in self.named_buffers()}
+        return {name: getattr(self, name).cpu().numpy() for name in self.fitted}
 
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError
@@ -72,7 +73,7 @@ class NegativeLogProbability(Backend):
         others = margins.masked_fill(torch.eye(classes, dtype=torch.bool, device=x.device), -torch.inf)
         # log(1 + sum of the others' odds) stays exact where p is so near 1 that 1 - p would round to 0
         scores = F.softplus(others.logsumexp(dim=2), threshold=80)
-        return F.pad(scores, (0, self.whole["machines"] - classes), value=torch.nan)
+        return _with_unknown(scores)[:, self.columns.clamp(max=classes)]
 
 
 class Mahalanobis(Backend):
@@ -89,19 +90,19 @@ class Mahalanobis(Backend):
         return cls(fitting.mahalanobis(x, identities, types))
 
     def forward(self, x: Tensor) -> Tensor:
-        columns = []
-        for mean, number in zip(self.means, self.whole["type_of"], strict=True):
-            if not hasattr(self, f"std_{number}"):
-                columns.append(torch.full_like(x[:, 0], torch.nan))
-                continue
-            std, directions, variances, rest = (
-                getattr(self, f"{key}_{number}") for key in ("std", "directions", "variances", "rest")
-            )
-            centred = (x - mean) / std  # (B, d)
-            along = centred @ directions  # (B, r)
-            across = (centred - along @ directions.T).square().sum(dim=1)
-            columns.append(((along.square() / variances).sum(dim=1) + across / rest).sqrt())
-        return torch.stack(columns, dim=1)
+        groups = fitting.groups(self.fitted)
+        found = torch.cat([self._of_group(x, number) for number in groups], dim=1)  # (B, members of all groups)
+        return _with_unknown(found)[:, self.columns]
+
+    def _of_group(self, x: Tensor, number: int) -> Tensor:
+        """Distances (B, m) to the members of a group of identities, which share a covariance."""
+        std, directions, variances, rest, members = (
+            getattr(self, f"{key}_{number}") for key in ("std", "directions", "variances", "rest", "members")
+        )
+        centred = (x.unsqueeze(1) - self.means[members]) / std  # (B, m, d)
+        along = centred @ directions  # (B, m, r)
+        across = (centred - along @ directions.T).square().sum(dim=2)
+        return ((along.square() / variances).sum(dim=2) + across / rest).sqrt()
 
 
 class NearestNeighbour(Backend):
@@ -112,15 +113,10 @@ class NearestNeighbour(Backend):
         return cls(fitting.nearest_neighbour(x, identities, types, neighbours))
 
     def forward(self, x: Tensor) -> Tensor:
-        distances = 1 - F.normalize(x, dim=1) @ self.known.T  # (B, N)
-        columns = []
-        for of_identity in distances.split(self.whole["counts"], dim=1):
-            if of_identity.shape[1]:
-                k = min(self.whole["neighbours"], of_identity.shape[1])
-                columns.append(of_identity.topk(k, dim=1, largest=False).values.mean(dim=1))
-            else:
-                columns.append(torch.full_like(x[:, 0], torch.nan))
-        return torch.stack(columns, dim=1)
+        distances = _distances(x, self.known, self.members)  # (B, I, most)
+        nearest = distances.topk(self.asked, dim=2, largest=False).values
+        there = nearest.isfinite()
+        return torch.where(there, nearest, 0.0).sum(dim=2) / there.sum(dim=2)
 
 
 class LocalDensity(Backend):
@@ -135,15 +131,10 @@ class LocalDensity(Backend):
         return cls(fitting.local_density(x, identities, types))
 
     def forward(self, x: Tensor) -> Tensor:
-        distances = 1 - F.normalize(x, dim=1) @ self.known.T  # (B, N)
-        counts, columns = self.whole["counts"], []
-        for of_identity, spacing in zip(distances.split(counts, dim=1), self.spacing.split(counts), strict=True):
-            if len(spacing):
-                nearest = of_identity.min(dim=1)
-                columns.append(nearest.values / spacing[nearest.indices])
-            else:
-                columns.append(torch.full_like(x[:, 0], torch.nan))
-        return torch.stack(columns, dim=1)
+        nearest = _distances(x, self.known, self.members).min(dim=2)  # (B, I)
+        spacing = _with_unknown(self.spacing.unsqueeze(0)).squeeze(0)[self.members]  # (I, most)
+        usual = spacing.gather(1, nearest.indices.T).T
+        return torch.where(nearest.values.isfinite(), nearest.values / usual, torch.nan)
 
 
 class GaussianMixture(Backend):
@@ -160,10 +151,23 @@ class GaussianMixture(Backend):
         return cls(fitting.gaussian_mixture(x, identities, types, components, seed))
 
     def forward(self, x: Tensor) -> Tensor:
-        columns = []
-        for weights, means, variances in zip(self.weights, self.means, self.variances, strict=True):
-            distances = ((x.unsqueeze(1) - means).square() / variances).sum(dim=2)  # (B, components)
-            constants = (2 * torch.pi * variances).log().sum(dim=1)  # (components,)
-            likelihood = (weights.log() - (distances + constants) / 2).logsumexp(dim=1)
-            columns.append(torch.where(weights.sum() > 0, -likelihood, torch.full_like(likelihood, torch.nan)))
-        return torch.stack(columns, dim=1)
+        centred = x.unsqueeze(1).unsqueeze(1) - self.means  # (B, I, components, d)
+        distances = (centred.square() / self.variances).sum(dim=3)  # (B, I, components)
+        constants = (2 * torch.pi * self.variances).log().sum(dim=2)  # (I, components)
+        likelihood = (self.weights.log() - (distances + constants) / 2).logsumexp(dim=2)  # (B, I)
+        return torch.where(self.weights.sum(dim=1) > 0, -likelihood, torch.nan)
+
+
+def _with_unknown(scores: Tensor) -> Tensor:
+    """Scores (B, n) and, behind them, a column of NaN for all that are not known."""
+    return torch.cat([scores, torch.full_like(scores[:, :1], torch.nan)], dim=1)
+
+
+def _distances(x: Tensor, known: Tensor, members: Tensor) -> Tensor:
+    """Cosine distances (B, I, most) of x (B, d) to each identity's rows of `known` (N, d); infinite beyond them.
+
+    `members` (I, most) are the numbers of these rows, N where an identity has no more.
+    """
+    distances = 1 - F.normalize(x, dim=1) @ known.T  # (B, N)
+    beyond = torch.full_like(x[:, :1], torch.inf)
+    return torch.cat([distances, beyond], dim=1)[:, members]

@@ -139,6 +139,7 @@ def false_discoveries(p_values: Sequence[float], share: float) -> list[bool]:
     >>> false_discoveries([0.01, 0.2, 0.03], 0.1)
     [True, False, True]
     """
-    from scipy.stats import false_discovery_control
-
-    return [bool(adjusted <= share) for adjusted in false_discovery_control(p_values)] if len(p_values) else []
+    ascending = np.sort(p_values)
+    few_enough = np.flatnonzero(ascending * len(ascending) <= share * np.arange(1, len(ascending) + 1))
+    highest = ascending[few_enough[-1]] if len(few_enough) else -1.0
+    return [bool(p_value <= highest) for p_value in p_values]

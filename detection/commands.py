@@ -23,17 +23,13 @@ import numpy as np
 from audio.clips import LONGEST
 from audio.names import display_name
 from detection.calibration import false_discoveries
-from detection.detector import Detector
-from detection.drift import Drifts
+from detection.detector import GRAPH, Detector
 from detection.judging import Judge, Judgement, as_trained, expand
-from detection.sinks.settings import Settings, open_sinks, read_settings
-from detection.sinks.table import Table
 from detection.text import printable
-from detection.watch import watch
-from model.threads import in_threads
 
 if TYPE_CHECKING:
     from detection.listen import Source
+    from detection.sinks.settings import Settings
 
 READ_AT_ONCE = 2**20  # bytes
 LARGEST_PIPE = 4_000_000_000  # bytes that are taken from a pipe: more is no recording that fits a WAV
@@ -73,7 +69,7 @@ def judge(detector: Detector, chosen: argparse.Namespace) -> int:
     """Judge files and folders, each in a line."""
     judge = _judge(detector, chosen, chosen.longest)
     paths, refused = expand(chosen.recordings)
-    each = map if len(paths) == 1 else in_threads  # a single one has all cores
+    each = map if len(paths) == 1 else detector.for_each  # a single one has all cores
     several = chosen.channel is None
     judged = chain.from_iterable(each(lambda path: judge_file(judge, path, several), paths))
     judgements: Iterator[Judgement] = chain(judged, refused)
@@ -141,6 +137,7 @@ def show(judgement: Judgement, detector: Detector | None) -> None:
 
 def explain(detector: Detector, chosen: argparse.Namespace) -> int:
     """Draw why a recording got its score."""
+    _check_networks(detector, "explain")
     from detection.why import draw
 
     _check_writable(chosen.output)
@@ -157,6 +154,11 @@ def explain(detector: Detector, chosen: argparse.Namespace) -> int:
 
 def follow(detector: Detector, chosen: argparse.Namespace) -> int:
     """Judge what arrives in a folder, until SIGTERM or Ctrl-C."""
+    from detection.drift import Drifts
+    from detection.sinks.settings import open_sinks
+    from detection.sinks.table import Table
+    from detection.watch import watch
+
     judge, folder, drifts = _judge(detector, chosen), chosen.folder, Drifts(detector)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
@@ -179,7 +181,10 @@ def follow(detector: Detector, chosen: argparse.Namespace) -> int:
 
 def hear_live(detector: Detector, chosen: argparse.Namespace) -> int:
     """Judge live sound, window by window, until SIGTERM or Ctrl-C, or until it has ended for good."""
+    from detection.drift import Drifts
     from detection.listen import LiveJudge, listen, microphones
+    from detection.sinks.settings import open_sinks
+    from detection.sinks.table import Table
 
     if chosen.list:
         print("\n".join(microphones()) or "no microphone")
@@ -217,7 +222,9 @@ def _source(chosen: argparse.Namespace) -> "Source":
     return Pipe(path, chosen.rate, chosen.format, chosen.channels)
 
 
-def _sinks(chosen: argparse.Namespace) -> Settings | None:
+def _sinks(chosen: argparse.Namespace) -> "Settings | None":
+    from detection.sinks.settings import read_settings
+
     return read_settings(chosen.sinks) if chosen.sinks is not None else None
 
 
@@ -243,13 +250,30 @@ def serve_page(detector: Detector, chosen: argparse.Namespace) -> int:
 
 
 def export(detector: Detector, chosen: argparse.Namespace) -> int:
-    """Write the detector as an ONNX graph."""
+    """Write the detector as one ONNX graph."""
+    _check_networks(detector, "export")
+    _check_name(chosen.output, graph=True)
     from detection.export import export_onnx
 
     _check_writable(chosen.output)
     export_onnx(detector, chosen.output)
-    log.info("wrote %s; detection/export.py tells how to run it", printable(str(chosen.output)))
+    log.info("wrote %s: `--model %s` judges by it, without torch", *[printable(str(chosen.output))] * 2)
     return 0
+
+
+def _check_networks(detector: Detector, command: str) -> None:
+    """Raises ValueError where a subcommand needs torch and there is a graph."""
+    if not detector.has_networks:
+        raise ValueError(f"{command} needs torch and the folder that training wrote: this detector is a graph")
+
+
+def _check_name(path: Path, graph: bool) -> None:
+    """Raises ValueError where the name of a detector does not say what it is, a graph or a folder."""
+    if (path.suffix == GRAPH) != graph:
+        raise ValueError(
+            f"{path}: a detector that is a {'graph' if graph else 'folder'} is wanted, and the name of a "
+            f"graph ends with {GRAPH}, that of a folder does not"
+        )
 
 
 def _check_writable(path: Path) -> None:
@@ -265,6 +289,7 @@ def take_in(detector: Detector, chosen: argparse.Namespace) -> int:
     """Write a new detector that knows more healthy recordings of a machine, or one more machine."""
     from detection.enrolment import calibrate, enrol, hear
 
+    _check_name(chosen.output, graph=not detector.has_networks)
     _check_writable(chosen.output)
     if chosen.output.exists():
         raise FileExistsError(f"{chosen.output} exists: give the name of a new folder")

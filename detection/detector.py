@@ -1,49 +1,38 @@
-"""The trained detector: from a recording of a machine to an anomaly score, a p-value and a verdict.
+"""A trained detector: from a recording of a machine to an anomaly score, a p-value and a verdict.
 
-It is what `stages.score` scores the test clips with, and what travels in a folder to where recordings are judged:
+What judges is here; what computes representations and scores of sound is a subclass:
 
-    pretrained/, finetuned/   networks, as `model.checkpoints` writes them; with a single machine there is no finetuned/
-    ensemble.safetensors      what the back-ends learned from the training normals
-    recordings.json           the healthy recordings it knows: machine, role, file, SHA-256
-    recordings.safetensors    their scores by back-end
-    detector.json             settings, machines, and what it was trained on
-    checksums.json            SHA-256 of all the above: a file that is missing, cut or changed is noticed
-    signature                 where RCMAE_KEY is set: HMAC of checksums.json, so that a change on purpose is, too
-
-Only safetensors and JSON are read; nothing in the folder is executed.
+- `detection.torch_detector`, by torch, from the folder that training wrote
+- `detection.onnx_detector`, by onnxruntime and without torch, from the graph that `detect.py export` wrote
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from importlib import import_module
 from itertools import chain
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 import soxr
-import torch
-from torch import Tensor
-from tqdm import tqdm
 
 from audio.clips import LONGEST, RATES, SHORTEST_SECONDS, SILENCE, Sound, open_sound
-from audio.logmel import LogMelSettings
-from audio.mels import mel_centres
-from audio.scale import Scale, fill
-from audio.streaming import log_mel_blocks
+from audio.front_end import LogMelSettings
 from detection.calibration import Calibration, choose, needed
-from detection.ensemble import Ensemble, clip_means
+from detection.description import Description, Recordings, Settings
 from detection.familiarity import Facts
 from detection.fitting import Arrays
-from detection.folder import Description, Recordings, Settings, read_folder, write_folder
+from detection.learned import Standard
 from detection.names import LABEL_FREE
-from detection.representations import BATCH, Representations
 from detection.text import printable
-from model.network import RCMAE, IdentityClassifier
+from detection.windows import Stretch, stretches
 
 LONG = 600  # s of a recording, from which reading it takes a while
-TRAVELLING = ("logmel", "scale", "norm_pix_loss")  # what a network's config holds beside the network itself
+GRAPH = ".onnx"  # how the name of a detector ends that is a graph
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -100,27 +89,21 @@ class Measured:
     warnings: tuple[str, ...] = ()
 
 
-def window_starts(length: int, frames: int, hop: int) -> np.ndarray:
-    """First frames of the windows of `frames` frames, every `hop`, that cover `length`; the last ends with it.
-
-    >>> window_starts(344, 320, 160).tolist(), window_starts(313, 320, 160).tolist()
-    ([0, 24], [0])
-    """
-    last = max(length - frames, 0)
-    return np.append(np.arange(0, last, hop), last)
-
-
 def _with_progress(sound: Sound, sample_rate: int) -> Iterator[np.ndarray]:
     """The blocks of a recording; of a long one, a terminal is shown how far it has been read."""
-    long = sound.seconds is None or sound.seconds > LONG
+    if sound.seconds is not None and sound.seconds <= LONG:
+        yield from sound.blocks(sample_rate)
+        return
+    from tqdm import tqdm  # a slow import
+
     total = sound.seconds and round(sound.seconds)
-    with tqdm(total=total, unit="s", desc=printable(str(sound.path)), disable=None if long else True) as shown:
+    with tqdm(total=total, unit="s", desc=printable(str(sound.path)), disable=None) as shown:
         for block in sound.blocks(sample_rate):
             yield block
             shown.update(round(len(block) / sample_rate))
 
 
-class Detector:
+class Detector(ABC):
     """Judges recordings of the machines it was trained on. Any number of threads may use one detector at once.
 
     >>> import soundfile
@@ -133,21 +116,86 @@ class Detector:
     (2, 0.0)
     """
 
-    def __init__(
-        self,
-        pretrained: RCMAE,
-        classifier: IdentityClassifier | None,
-        config: dict,
-        description: Description,
-        device: str = "cpu",
-    ):
-        """A detector that knows no recording yet, see `fit`. `config` is what `load_model` gives with `pretrained`."""
-        self.device = torch.device(device)
-        self.config, self.description = {name: config[name] for name in TRAVELLING}, description
-        self.front_end = LogMelSettings(**config["logmel"])
-        self.representations = Representations(pretrained, classifier, Scale(**config["scale"])).eval().to(self.device)
-        self.ensemble: Ensemble | None = None
-        self.recordings = Recordings.none(self.front_end.n_mels)
+    has_networks = False  # which torch computes with, and which can be asked why
+
+    def __init__(self, description: Description, front_end: LogMelSettings, recordings: Recordings):
+        self.description, self.front_end, self.recordings = description, front_end, recordings
+
+    @staticmethod
+    def load(path: Path | str) -> "Detector":
+        """The detector in a folder, or in a graph, whose name ends with .onnx.
+
+        Raises ValueError naming the file that is missing, damaged or was changed.
+        """
+        kind, name = ("onnx", "OnnxDetector") if Path(path).suffix == GRAPH else ("torch", "TorchDetector")
+        try:
+            # by its name, so that a stage which needs one of the two does not depend on the other
+            detector = getattr(import_module(f"detection.{kind}_detector"), name)
+        except ModuleNotFoundError as error:
+            if kind == "onnx":
+                raise ValueError(f"{path}: a graph needs {error.name}, which is not installed") from None
+            raise ValueError(
+                f"{path}: a detector that is a folder needs {error.name}, which is not installed: export it where it "
+                f"is (`detect.py export detector.onnx`), and give --model detector.onnx"
+            ) from None
+        return detector.read(Path(path))
+
+    # ------------------------------------------------------------------------------------------- what computes
+
+    @property
+    @abstractmethod
+    def frames(self) -> int:
+        """Length of a window."""
+
+    @property
+    @abstractmethod
+    def backends(self) -> tuple[str, ...]:
+        """Names of the back-ends and combinations that the detector has."""
+
+    @abstractmethod
+    def mel_centres(self) -> np.ndarray:
+        """Centre of each mel bin of the front end: (M,), Hz, ascending."""
+
+    @abstractmethod
+    def log_mel(self, waveform: np.ndarray) -> np.ndarray:
+        """Log-mel (f, M), dB, float16, of the frames that lie within a waveform (samples,)."""
+
+    @abstractmethod
+    def representations_of(self, waveform: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, Arrays]:
+        """The same, and the representations (W, d) by name of the windows that begin with the frames `starts` (W,).
+
+        What is shorter than a window is repeated to fill one.
+        """
+
+    @abstractmethod
+    def scores_of(self, waveform: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, Arrays]:
+        """The same with the scores (W, I) by back-end, one for each machine; NaN where it has none."""
+
+    @abstractmethod
+    def arrays(self) -> Arrays:
+        """What the back-ends learned, see `detection.learned`."""
+
+    @abstractmethod
+    def standard_of(self, backend: str) -> Standard:
+        """What the z-scores of a back-end or combination refer to."""
+
+    @abstractmethod
+    def scored(self, arrays: Arrays, representations: Arrays) -> Arrays:
+        """Scores (W, I) by back-end of representations (W, d) under `arrays`, as `changed` takes them."""
+
+    @abstractmethod
+    def changed(self, description: Description, arrays: Arrays, recordings: Recordings) -> Self:
+        """A detector of the same networks that knows something else."""
+
+    @abstractmethod
+    def save(self, path: Path) -> None:
+        """Write the detector to `path`, which appears whole and replaces what was there."""
+
+    @abstractmethod
+    def for_each(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """`map(function, items)`, where `function` uses this detector: many small computations at once."""
+
+    # ------------------------------------------------------------------------------------------- what it knows
 
     @property
     def recordings(self) -> Recordings:
@@ -158,8 +206,6 @@ class Detector:
     def recordings(self, recordings: Recordings) -> None:
         self._recordings = recordings
         self._calibrations: dict[tuple[str, str], Calibration] = {}
-
-    # ------------------------------------------------------------------------------------------- what it knows
 
     @property
     def settings(self) -> Settings:
@@ -178,16 +224,6 @@ class Detector:
             types.setdefault(machine.type, []).append(machine.id)
         return types
 
-    @property
-    def frames(self) -> int:
-        """Length of a window."""
-        return self.representations.frames
-
-    @property
-    def backends(self) -> tuple[str, ...]:
-        """Names of the back-ends and combinations that the detector has."""
-        return self.fitted().names
-
     def identity(self, machine_type: str, machine_id: str) -> str:
         """The name of a machine, "fan/id_00". Raises ValueError, with the known ones, when it is unknown."""
         identity = f"{machine_type}/{machine_id}"
@@ -201,32 +237,42 @@ class Detector:
         if backend not in self.backends:
             raise ValueError(f"back-end {backend!r} is unknown: {', '.join(self.backends)}")
 
-    def changed(self, description: Description, ensemble: Ensemble, recordings: Recordings) -> Self:
-        """A detector of the same networks that knows something else."""
-        networks = self.representations
-        other = type(self)(networks.pretrained, networks.classifier, self.config, description, str(self.device))
-        other.ensemble, other.recordings = ensemble, recordings
-        return other
-
-    def fitted(self) -> Ensemble:
-        if self.ensemble is None:
-            raise ValueError("the detector was not fitted")
-        return self.ensemble
-
     # ------------------------------------------------------------------------------------------- sound to windows
-
-    def windows(self, log_mel: np.ndarray) -> Tensor:
-        """The windows (W, F, M) in dB that cover a spectrogram (frames, mels); a short one is repeated to fill one."""
-        starts = self.window_starts(len(log_mel))
-        # the features on disk are float16, and a recording must get the score that it gets there
-        pieces = (torch.from_numpy(log_mel[start : start + self.frames].astype(np.float16)) for start in starts)
-        return torch.stack([fill(piece, self.frames) for piece in pieces])
 
     def spectrogram(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Log-mel (f, mels), dB, float16, piece by piece, of the waveform whose pieces (samples,) `blocks` yields.
 
         Raises ValueError when there is less than a second of it, or only silence.
         """
+        for stretch in self._stretches(blocks):
+            yield self.log_mel(stretch.waveform)[stretch.fresh :]
+
+    def represented(self, blocks: Iterable[np.ndarray]) -> tuple[Arrays, Facts]:
+        """Representations (W, d) by name of the windows of a waveform that is given as to `spectrogram`."""
+        facts = Facts()
+        parts = [found for _, _, found in self._computed(blocks, self.representations_of, facts)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, facts
+
+    def _computed(
+        self,
+        blocks: Iterable[np.ndarray],
+        compute: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, Arrays]],
+        facts: Facts,
+    ) -> Iterator[tuple[Stretch, np.ndarray, Arrays]]:
+        """The stretches of a waveform that have windows, their log-mel, and what is computed of the windows.
+
+        Gathers `facts`. No more than a stretch is held, whatever the recording's length.
+        """
+        for stretch in self._stretches(blocks):
+            if len(stretch.starts):
+                log_mel, found = compute(stretch.waveform, stretch.starts - stretch.first)
+                facts.add(log_mel[stretch.fresh :])
+                yield stretch, log_mel, found
+            else:
+                facts.add(self.log_mel(stretch.waveform)[stretch.fresh :])
+
+    def _stretches(self, blocks: Iterable[np.ndarray]) -> Iterator[Stretch]:
+        """The stretches of a waveform. Raises ValueError as `spectrogram` does."""
         samples, low, high = 0, np.inf, -np.inf
 
         def measured() -> Iterator[np.ndarray]:
@@ -244,81 +290,10 @@ class Detector:
                 seconds = samples / self.front_end.sample_rate
                 raise ValueError(f"{seconds:.3g} s of sound, at least {SHORTEST_SECONDS} s are needed")
             first.append(block)
-        yield from log_mel_blocks(chain([np.concatenate(first)], waveforms), self.front_end)
+        sound = chain([np.concatenate(first)], waveforms)
+        yield from stretches(sound, self.front_end, self.frames, self.settings.window_hop)
         if high - low <= SILENCE:
             raise ValueError("the recording is silent")
-
-    def _window_batches(
-        self, pieces: Iterable[np.ndarray], facts: Facts
-    ) -> Iterator[tuple[list[int], list[np.ndarray]]]:
-        """Windows of a spectrogram that comes in pieces: their first frames and log-mels (f, M). Gathers `facts`.
-
-        No more than a batch and a window are held, whatever the recording's length.
-        """
-        frames, hop = self.frames, self.settings.window_hop
-        rest, first, start = np.zeros((0, self.front_end.n_mels), np.float16), 0, 0  # `rest` begins with frame `first`
-        starts: list[int] = []
-        windows: list[np.ndarray] = []
-        total = 0
-        for piece in pieces:
-            facts.add(piece)
-            rest = np.concatenate([rest, piece])
-            total = first + len(rest)
-            while start + frames < total:  # the last window is another: it ends with the recording
-                starts.append(start)
-                windows.append(rest[start - first : start - first + frames])
-                start += hop
-                if len(starts) == BATCH:
-                    yield starts, windows
-                    starts, windows = [], []
-            kept = max(min(start, total - frames), first)
-            rest, first = rest[kept - first :], kept
-        last = max(total - frames, 0)
-        yield [*starts, last], [*windows, rest[last - first :]]
-
-    def represent(self, log_mel: np.ndarray) -> Arrays:
-        """Representations (W, d) by name of the windows of a spectrogram (frames, mels) in dB."""
-        return {name: x.numpy() for name, x in self.representations.of(self.windows(log_mel)).items()}
-
-    def window_starts(self, length: int) -> np.ndarray:
-        """First frames of the windows that cover a spectrogram of `length` frames."""
-        return window_starts(length, self.frames, self.settings.window_hop)
-
-    # ------------------------------------------------------------------------------------------- fitting
-
-    def fit(
-        self, representations: dict[str, np.ndarray], counts: np.ndarray, identities: Sequence[str]
-    ) -> dict[str, np.ndarray]:
-        """Fit the back-ends to the training normals; their cross-fitted scores (N,) by back-end.
-
-        `representations` (W, d) are of all windows, clip after clip; `counts` (N,) and `identities` (N,), such as
-        "fan/id_00", are the clips' numbers of windows and machines.
-        """
-        machines = self._numbers(identities)
-        settings = self.settings
-        fitted = Ensemble.fit(
-            representations,
-            np.repeat(np.arange(len(counts)), counts),
-            machines,
-            [machine.type for machine in self.description.machines],
-            settings.neighbours,
-            settings.components,
-            settings.seed,
-        )
-        self.ensemble = fitted.ensemble
-        return fitted.cross_fitted
-
-    def clip_scores(
-        self, representations: dict[str, np.ndarray], counts: np.ndarray, identities: Sequence[str]
-    ) -> dict[str, np.ndarray]:
-        """Scores (N,) by back-end of clips that nothing was fitted to, given as `fit` takes them."""
-        clips = np.repeat(np.arange(len(counts)), counts)
-        scores = self.fitted().of(representations, self._numbers(identities)[clips])
-        return {name: clip_means(of_windows, clips) for name, of_windows in scores.items()}
-
-    def _numbers(self, identities: Sequence[str]) -> np.ndarray:
-        number = {name: place for place, name in enumerate(self.identities)}
-        return np.array([number[identity] for identity in identities], int)
 
     # ------------------------------------------------------------------------------------------- judging
 
@@ -341,7 +316,7 @@ class Detector:
         """The healthy recordings that a machine's scores are compared with, see `detection.calibration.choose`."""
         key = identity, backend
         if key not in self._calibrations:
-            machines, standard = self.description.machines, self.fitted().standard_of(backend)
+            machines, standard = self.description.machines, self.standard_of(backend)
             types = [machine.type for machine in machines]
             number = self.identities.index(identity)
             # the others of its type lend their recordings, but for those that the networks never heard
@@ -409,25 +384,20 @@ class Detector:
         `backend` says which window counts as the worst. Memory does not grow with the recording, but for the scores.
         """
         deciding, number = self.deciding(identity, backend), self.identities.index(identity)
-        starts: list[int] = []
+        starts: list[np.ndarray] = []
         scores: dict[str, list[np.ndarray]] = {name: [] for name in self.backends}
         worst, highest, facts = np.zeros((0, 0)), -math.inf, Facts()
-        for batch, windows in self._window_batches(self.spectrogram(blocks), facts):
-            filled = torch.stack([fill(torch.from_numpy(window), self.frames) for window in windows])
-            for name, of_windows in self.window_scores(filled, number).items():
-                scores[name].append(of_windows)
+        for stretch, log_mel, of_all in self._computed(blocks, self.scores_of, facts):
+            for name, of_windows in of_all.items():
+                scores[name].append(of_windows[:, number])
             decisive = scores[deciding][-1]
             place = int(decisive.argmax())
             if not len(worst) or decisive[place] > highest:
-                worst, highest = windows[place].copy(), float(decisive[place])
-            starts += batch
-        return Measured(np.array(starts), {name: np.concatenate(parts) for name, parts in scores.items()}, facts, worst)
-
-    @torch.inference_mode()
-    def window_scores(self, windows: Tensor, number: int) -> dict[str, np.ndarray]:
-        """Scores (W,) by back-end of windows (W, F, M) in dB as ones of machine `number`."""
-        scores = self.fitted()(self.representations.of(windows))
-        return {name: of_all[:, number].numpy() for name, of_all in scores.items()}
+                first = stretch.starts[place] - stretch.first
+                worst, highest = log_mel[first : first + self.frames].copy(), float(decisive[place])
+            starts.append(stretch.starts)
+        of_recording = {name: np.concatenate(parts) for name, parts in scores.items()}
+        return Measured(np.concatenate(starts), of_recording, facts, worst)
 
     def judge(self, measured: Measured, identity: str, backend: str | None = None) -> Verdict:
         """The verdict on what was measured. Raises ValueError when a score is not a number."""
@@ -468,8 +438,7 @@ class Detector:
     def _reservations(self, identity: str, backend: str, calibration: Calibration, measured: Measured) -> Iterator[str]:
         """What keeps the promise about false alarms from holding, in sentences."""
         front_end, known = self.front_end, self.recordings.of(self.identities.index(identity))
-        centres = partial(mel_centres, front_end)
-        yield from known.strange(measured.facts, centres, front_end.hop_length / front_end.sample_rate)
+        yield from known.strange(measured.facts, self.mel_centres, front_end.hop_length / front_end.sample_rate)
         wanted = self.settings.false_alarms
         if (lacking := needed(wanted) - calibration.n) > 0:
             yield (
@@ -479,41 +448,12 @@ class Detector:
         if calibration.source.startswith("cross-fitted") and backend not in LABEL_FREE:
             yield "no promise about false alarms: the network was trained on the recordings it is compared with"
 
-    # ------------------------------------------------------------------------------------------- the folder
-
-    def save(self, folder: Path) -> None:
-        """Write the detector to `folder`, which appears whole and replaces what was there."""
-        write_folder(
-            folder,
-            self.representations.pretrained,
-            self.representations.classifier,
-            self.config,
-            self.fitted().arrays(),
-            self.recordings,
-            self.description,
-        )
-
-    @classmethod
-    def load(cls, folder: Path | str, device: str = "cpu") -> Self:
-        """The detector in `folder`. Raises ValueError naming the file that is missing, damaged or was changed."""
-        folder = Path(folder)
-        found = read_folder(folder)
-        detector = cls(found.pretrained, found.classifier, found.config, found.description, device)
-        detector.recordings = found.recordings
-        try:
-            detector.ensemble = Ensemble.from_arrays(found.ensemble)
-            for name in detector.backends:
-                if any(len(values) != len(detector.identities) for values in detector.ensemble.standard_of(name)):
-                    raise ValueError(f"mean and standard deviation of {name} are not those of the machines")
-            blank = torch.zeros(1, detector.frames, detector.front_end.n_mels)
-            scores = detector.window_scores(blank, len(detector.identities) - 1)
-        except (ValueError, RuntimeError, TypeError, KeyError, IndexError) as error:
-            raise ValueError(f"{folder}/ensemble.safetensors does not fit: {' '.join(str(error).split())}") from None
-        for identity in detector.identities:
+    def check(self) -> None:
+        """Raises ValueError when a machine cannot be judged. Called when a detector has been read."""
+        if self.settings.backend not in self.backends:
+            raise ValueError(f"back-end {self.settings.backend} was not fitted")
+        for identity in self.identities:
             try:
-                detector.threshold(identity)
+                self.threshold(identity)
             except ValueError as error:
-                raise ValueError(f"{folder}: {identity.replace('/', ' ')}: {error}") from None
-        if found.description.settings.backend not in scores:
-            raise ValueError(f"{folder}/detector.json: back-end {found.description.settings.backend} was not fitted")
-        return detector
+                raise ValueError(f"{identity.replace('/', ' ')}: {error}") from None

@@ -16,12 +16,12 @@ from tqdm import tqdm
 
 from audio.clips import digest, open_sound
 from audio.recordings import piece_offsets
-from detection import fitting
+from detection import fitting, learned
+from detection.description import Description, Entry, Machine, Recording, Recordings
 from detection.detector import Detector
-from detection.ensemble import FOLDS, Ensemble, clip_means
 from detection.familiarity import Facts
 from detection.fitting import Arrays
-from detection.folder import Description, Entry, Machine, Recording, Recordings
+from detection.learned import FOLDS, clip_means
 from detection.names import BACKENDS
 
 FEWEST = 2  # recordings: one alone cannot be scored by a fit that did not see it
@@ -49,10 +49,7 @@ def hear(detector: Detector, paths: Sequence[Path], channel: int = 0) -> list[He
             if twice := next((known[each] for each in sums if each in known), None):
                 raise ValueError(f"is known already, as {twice}")
             known |= dict.fromkeys(sums, str(path))
-            facts = Facts()
-            log_mel = np.concatenate(list(detector.spectrogram(pieces)))
-            facts.add(log_mel)
-            heard.append(Heard(str(path), sums[0], detector.represent(log_mel), facts))
+            heard.append(Heard(str(path), sums[0], *detector.represented(pieces)))
         except (ValueError, OSError) as error:
             wrong.append(f"{path}: {str(error).removeprefix(f'{path}: ')}")
     if wrong:
@@ -80,7 +77,7 @@ def calibrate(detector: Detector, identity: str, heard: Sequence[Heard], replace
     gone = np.array([replace and row.machine == number for row in rows], bool)
     training = sum(row.machine == number and row.role == "training" for row in rows)
     kept = 0 if replace else max(training, 1)
-    arrays = detector.fitted().arrays()
+    arrays = detector.arrays()
     return _taken_in(
         detector, description, arrays, number, heard, kept, detector.recordings.chosen(~gone), "calibrated"
     )
@@ -99,7 +96,7 @@ def enrol(detector: Detector, machine_type: str, machine_id: str, heard: Sequenc
     neighbour = types.index(machine_type) if machine_type in types else None
     machines = [*detector.description.machines, machine]
     description = detector.description.model_copy(update={"machines": machines})
-    arrays = _with_machine(detector.fitted().arrays(), neighbour)
+    arrays = _with_machine(detector.arrays(), neighbour)
     return _taken_in(detector, description, arrays, len(types), heard, 0, detector.recordings, "enrolled")
 
 
@@ -156,13 +153,12 @@ def _taken_in(
     for fold in np.unique(folds):
         rest = [each for each, number in zip(heard, folds, strict=True) if number != fold]
         out = [each for each, number in zip(heard, folds, strict=True) if number == fold]
-        ensemble = Ensemble.from_arrays(_standardised(_with_recordings(arrays, machine, rest, kept), machine, {}))
-        for name, of_clips in _scores(ensemble, out, machine).items():
+        of_rest = _standardised(_with_recordings(arrays, machine, rest, kept), machine, {})
+        for name, of_clips in _scores(detector, of_rest, out, machine).items():
             scores.setdefault(name, np.empty(len(heard)))[folds == fold] = of_clips
     final = _standardised(final, machine, scores)
     # the combinations anew, from the parts' cross-fitted scores and the standards that they are judged by
-    ensemble = Ensemble.from_arrays(final)
-    scores |= ensemble.combine(scores, machine)
+    scores |= learned.combine(final, scores, machine)
     final = _standardised(final, machine, scores)
     rows = [Recording(machine=machine, role="calibration", file=each.file, sha256=each.sha256) for each in heard]
     spectra = np.stack([each.facts.spectrum for each in heard]).astype(np.float32)
@@ -174,7 +170,7 @@ def _taken_in(
         recordings={each.file: each.sha256 for each in heard},
     )
     description = description.model_copy(update={"journal": [*description.journal, entry]})
-    return detector.changed(description, Ensemble.from_arrays(final), others.joined(new))
+    return detector.changed(description, final, others.joined(new))
 
 
 def _standardised(arrays: Arrays, machine: int, scores: dict[str, np.ndarray]) -> Arrays:
@@ -191,10 +187,10 @@ def _standardised(arrays: Arrays, machine: int, scores: dict[str, np.ndarray]) -
     return arrays
 
 
-def _scores(ensemble: Ensemble, heard: Sequence[Heard], machine: int) -> dict[str, np.ndarray]:
-    """Scores (n,) of recordings under every single back-end as ones of `machine`."""
+def _scores(detector: Detector, arrays: Arrays, heard: Sequence[Heard], machine: int) -> dict[str, np.ndarray]:
+    """Scores (n,) of recordings under every single back-end that has learned `arrays`, as ones of `machine`."""
     counts = [len(next(iter(each.representations.values()))) for each in heard]
     clips = np.repeat(np.arange(len(heard)), counts)
     x = {name: np.concatenate([each.representations[name] for each in heard]) for name in heard[0].representations}
-    found = ensemble.of(x, np.full(len(clips), machine))
-    return {name: clip_means(values, clips) for name, values in found.items() if name in BACKENDS}
+    found = detector.scored(arrays, x)
+    return {name: clip_means(of_all[:, machine], clips) for name, of_all in found.items() if name in BACKENDS}

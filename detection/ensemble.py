@@ -1,7 +1,6 @@
-"""All back-ends of a detector, fitted together, and their combinations.
+"""All back-ends of a detector, fitted together, and their combinations, see `detection.learned`.
 
-A combination is the weighted mean of its parts' z-scores: how far a score lies above the mean of its identity's
-training normals, in standard deviations. Both come from scores of clips that the fit did not see (FOLDS-fold
+Mean and standard deviation of the z-scores come from scores of clips that the fit did not see (FOLDS-fold
 cross-fitting); the standard deviation is pooled over the identities of a type, so that a few clips of each suffice.
 """
 
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from detection import learned
 from detection.backends import (
     Arrays,
     Backend,
@@ -22,9 +22,10 @@ from detection.backends import (
     NearestNeighbour,
     NegativeLogProbability,
 )
-from detection.names import BACKENDS, COMBINATIONS, NAMES
+from detection.learned import FOLDS, Standard, clip_means, weights
+from detection.names import BACKENDS, COMBINATIONS
 
-FOLDS = 10  # of cross-fitting, or one clip a fold where an identity has fewer
+AT_ONCE = 64  # windows that are scored at once: each takes memory for every machine
 
 CLASSES: dict[str, type[Backend]] = {  # by what a back-end's name ends with
     "log_probability": NegativeLogProbability,
@@ -38,13 +39,6 @@ CLASSES: dict[str, type[Backend]] = {  # by what a back-end's name ends with
 def class_of(backend: str) -> type[Backend]:
     """The class of a back-end, by its name."""
     return next(kind for suffix, kind in CLASSES.items() if backend.endswith(suffix))
-
-
-class Standard(NamedTuple):
-    """What z-scores of a back-end refer to, per identity, each (I,); NaN where nothing is known of an identity."""
-
-    mean: np.ndarray
-    std: np.ndarray
 
 
 class Fitted(NamedTuple):
@@ -65,11 +59,11 @@ class Ensemble(nn.Module):
     @property
     def names(self) -> tuple[str, ...]:
         """The back-ends and combinations that there are, in the order of NAMES."""
-        return tuple(name for name in NAMES if name in self.backends or self.parts(name))
+        return learned.names(self.backends)
 
     def parts(self, combination: str) -> list[str]:
         """The back-ends that a combination is made of here; without a fine-tuned network some are left out."""
-        return [part for part in COMBINATIONS.get(combination, ()) if part in self.backends]
+        return learned.parts(combination, self.backends)
 
     def standard_of(self, name: str) -> Standard:
         """What the z-scores of a back-end or combination refer to."""
@@ -84,23 +78,16 @@ class Ensemble(nn.Module):
                 scores[name] = sum(weight * each for weight, each in zip(weights(name, parts), z, strict=True))
         return {name: scores[name] for name in self.names}
 
-    def combine(self, scores: Mapping[str, np.ndarray], machine: int) -> dict[str, np.ndarray]:
-        """Scores (N,) under the combinations from those of the back-ends, as ones of `machine`."""
-        found = {}
-        for name in COMBINATIONS:
-            if parts := self.parts(name):
-                z = [
-                    (scores[part] - self.standard_of(part).mean[machine]) / self.standard_of(part).std[machine]
-                    for part in parts
-                ]
-                found[name] = np.average(z, axis=0, weights=weights(name, parts))
-        return found
-
     @torch.inference_mode()
     def of(self, representations: Mapping[str, np.ndarray], identities: np.ndarray) -> dict[str, np.ndarray]:
         """Scores (W,) by name of windows (W, d), each under its own identity (W,)."""
-        scores = self({name: torch.from_numpy(x) for name, x in representations.items()})
-        return {name: of_all[torch.arange(len(of_all)), identities].numpy() for name, of_all in scores.items()}
+        found: dict[str, list[np.ndarray]] = {name: [] for name in self.names}
+        for first in range(0, len(identities), AT_ONCE):
+            some = slice(first, first + AT_ONCE)
+            scores = self({name: torch.from_numpy(x[some]) for name, x in representations.items()})
+            for name, of_all in scores.items():
+                found[name].append(of_all[torch.arange(len(of_all)), identities[some]].numpy())
+        return {name: np.concatenate(parts) for name, parts in found.items()}
 
     @classmethod
     def fit(
@@ -146,30 +133,12 @@ class Ensemble(nn.Module):
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> Self:
         """The ensemble that `arrays` gave. Raises ValueError naming an array that is missing or of no back-end."""
-        fitted: dict[str, Arrays] = {}
-        standards: dict[str, Arrays] = {}
-        for key, array in arrays.items():
-            first, _, rest = key.partition(".")
-            if first == "backends":
-                name, _, buffer = rest.partition(".")
-                fitted.setdefault(name, {})[buffer] = array
-            else:
-                which, _, name = key.partition("_")
-                standards.setdefault(name, {})[which] = array
-        if unknown := sorted((fitted.keys() - BACKENDS.keys()) | (standards.keys() - set(NAMES))):
-            raise ValueError(f"{unknown[0]} is no back-end: {', '.join(NAMES)}")
-        backends = {name: class_of(name)(fitted[name]) for name in BACKENDS if name in fitted}
-        ensemble = cls(backends, {})
-        for name in ensemble.names:
-            if standards.get(name, {}).keys() != {"mean", "std"}:
-                raise ValueError(f"mean and standard deviation of {name} are missing")
-        return cls(backends, {name: Standard(**arrays) for name, arrays in standards.items()}).eval()
-
-
-def weights(combination: str, parts: Sequence[str]) -> list[float]:
-    """The weights of the parts of a combination that there are, which add up to 1."""
-    chosen = [COMBINATIONS[combination][part] for part in parts]
-    return [weight / sum(chosen) for weight in chosen]
+        fitted = learned.backend_arrays(arrays)
+        ensemble = cls(
+            {name: class_of(name)(own) for name, own in fitted.items()},
+            {name: learned.standard_of(arrays, name) for name in learned.names(fitted)},
+        )
+        return ensemble.eval()
 
 
 def _folds(identities: np.ndarray) -> np.ndarray:
@@ -208,13 +177,12 @@ def _cross_fit(
 @torch.inference_mode()
 def scored(backend: Backend, x: np.ndarray, identities: np.ndarray) -> np.ndarray:
     """Scores (W,) of windows `x` (W, d), each under its own identity (W,)."""
-    return backend(torch.from_numpy(x))[torch.arange(len(x)), identities].numpy()
-
-
-def clip_means(scores: np.ndarray, clips: np.ndarray) -> np.ndarray:
-    """Mean score of each clip's windows, in the order of the clips' numbers (W,)."""
-    _, number, count = np.unique(clips, return_inverse=True, return_counts=True)
-    return np.bincount(number, scores.astype(float)) / count
+    parts = []
+    for first in range(0, len(x), AT_ONCE):
+        some = slice(first, first + AT_ONCE)
+        scores = backend(torch.from_numpy(x[some]))
+        parts.append(scores[torch.arange(len(scores)), identities[some]].numpy())
+    return np.concatenate(parts)
 
 
 def standard(scores: np.ndarray, identities: np.ndarray, types: Sequence[str]) -> Standard:

@@ -6,12 +6,13 @@ representation of N windows, `identities` (N,) the number of each one's machine,
 scikit-learn is imported where it is used: only training needs it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 Arrays = dict[str, np.ndarray]
 
+ASIDE = ("type_of", "counts", "machines", "neighbours", "added")  # arrays that no score is computed with
 FLOOR = 1e-3  # of the mean variance, below which no variance is taken to be: clips of a machine that stands still
 SPACED = 4  # training normals that say how far apart an identity's lie
 
@@ -112,6 +113,58 @@ def gaussian_mixture(x: np.ndarray, identities: np.ndarray, types: Sequence[str]
         weights[identity, :count], means[identity, :count] = mixture.weights_, mixture.means_
         variances[identity, :count] = mixture.covariances_
     return {"weights": weights, "means": means, "variances": variances, "added": added}
+
+
+# ------------------------------------------------------------------------------------------- where things stand
+
+
+def check(arrays: Arrays, machines: int) -> None:
+    """Raises ValueError naming an array of a back-end that is not of so many machines, or does not fit the others."""
+    for name in ("means", "type_of", "counts", "weights", "variances", "added"):
+        if name in arrays and len(arrays[name]) != machines:
+            raise ValueError(f"{name} is of {len(arrays[name])} machines, not of {machines}")
+    if int(arrays.get("machines", machines)) != machines:
+        raise ValueError(f"machines is {arrays['machines']}, not {machines}")
+    if "counts" in arrays:
+        counts, there = arrays["counts"], [len(arrays[name]) for name in ("known", "spacing") if name in arrays]
+        if counts.min() < 0 or any(number != counts.sum() for number in there):
+            raise ValueError("counts are not those of what is known")
+
+
+def places(arrays: Arrays) -> Arrays:
+    """Where a back-end finds what belongs to which machine, from what was fitted.
+
+    Tables of numbers, so that the same computation serves any number of machines: `members_<group>` of a covariance,
+    or `members` (I, most), rows of `known` that are a machine's, filled up with N; and `columns` (I,), the column of
+    each machine among the scores as they are computed, or one behind them all where it has none.
+    """
+    if "machines" in arrays:  # the first of which are the network's classes
+        return {"columns": np.arange(int(arrays["machines"]))}
+    if "type_of" in arrays:
+        return _members_of_groups(arrays["type_of"], groups(arrays))
+    if "counts" in arrays:
+        counts = arrays["counts"]
+        most = max(1, int(arrays.get("neighbours", 1)), int(counts.max()))
+        place = np.arange(most)
+        first = (np.cumsum(counts) - counts)[:, None]
+        return {"members": np.where(place < counts[:, None], first + place, counts.sum())}
+    return {}
+
+
+def groups(arrays: Iterable[str]) -> list[int]:
+    """The numbers of the groups of machines that have a covariance, from the names of a back-end's arrays."""
+    return sorted(int(name.removeprefix("std_")) for name in arrays if name.startswith("std_"))
+
+
+def _members_of_groups(type_of: np.ndarray, numbers: Sequence[int]) -> Arrays:
+    found: Arrays = {}
+    columns, width = np.full(len(type_of), -1), 0
+    for number in numbers:
+        members = np.flatnonzero(type_of == number)
+        columns[members] = width + np.arange(len(members))
+        found[f"members_{number}"] = members if len(members) else np.array([0])  # no array is empty
+        width += len(found[f"members_{number}"])
+    return found | {"columns": np.where(columns < 0, width, columns)}
 
 
 # ---------------------------------------------------------------------------------------- taking in what is new

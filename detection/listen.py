@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-import av
 import numpy as np
 
 from audio.clips import RATES, SHORTEST_SECONDS
@@ -115,6 +114,14 @@ def _portaudio() -> Any:
     return sounddevice
 
 
+def _av() -> Any:
+    try:
+        import av  # a slow import
+    except ModuleNotFoundError as error:
+        raise ValueError(f"an address needs PyAV: {error}") from None
+    return av
+
+
 def _until_stalled(take: Callable[[], Any], stop: threading.Event) -> Iterator[Any]:
     """What `take` gives, again and again; it raises queue.Empty after a moment in which nothing came."""
     last = time.monotonic()
@@ -192,10 +199,12 @@ class Address:
             raise ValueError(
                 f"an address that begins with one of {', '.join(f'{each}://' for each in SCHEMES)} is needed"
             )
+        _av()
         self.name = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"  # without a password
         self._url = url
 
     def pieces(self, stop: threading.Event) -> Iterator[Piece]:
+        av = _av()
         # a playlist may name other addresses, but no file of this computer
         options = {"protocol_whitelist": "http,https,rtsp,rtsps,rtp,udp,tcp,tls", "rtsp_transport": "tcp"}
         try:

@@ -20,6 +20,7 @@ from audio.scale import fill
 from detection.backends import Mahalanobis
 from detection.detector import Detector, Measured, Verdict, Window
 from detection.reconstruction import masked_reconstruction_error
+from detection.torch_detector import TorchDetector
 
 STRETCHES = 16  # of time, at most
 BANDS = 8  # of frequency
@@ -40,7 +41,7 @@ class Why:
     over_frequency: np.ndarray  # (M,), the same for bands of frequency
 
 
-def why(detector: Detector, measured: Measured, verdict: Verdict, seed: int = 0) -> Why:
+def why(detector: TorchDetector, measured: Measured, verdict: Verdict, seed: int = 0) -> Why:
     """Explain `verdict`, what the detector made of `measured`, by the most anomalous window."""
     number = detector.identities.index(f"{verdict.machine_type}/{verdict.machine_id}")
     window = max(verdict.windows, key=lambda window: window.score)
@@ -67,7 +68,7 @@ def why(detector: Detector, measured: Measured, verdict: Verdict, seed: int = 0)
     return Why(window, sound.numpy(), error, over_time, drop[-BANDS:][band])
 
 
-def _as_usual(detector: Detector, sound: torch.Tensor, number: int) -> torch.Tensor:
+def _as_usual(detector: TorchDetector, sound: torch.Tensor, number: int) -> torch.Tensor:
     """`sound` (F, M) with each mel bin's mean and deviation over time those of the machine's training recordings."""
     backend = detector.ensemble.backends["logmel_mahalanobis"] if detector.ensemble else None
     if not isinstance(backend, Mahalanobis):
@@ -80,6 +81,8 @@ def _as_usual(detector: Detector, sound: torch.Tensor, number: int) -> torch.Ten
 
 def draw(detector: Detector, measured: Measured, verdict: Verdict, path: Path, title: str) -> None:
     """Write a picture (PNG, PDF or SVG, by `path`'s suffix) of a recording, its verdict, and where that comes from."""
+    if not isinstance(detector, TorchDetector):
+        raise ValueError("a graph has no networks that could be asked why")
     reason = why(detector, measured, verdict)
     front_end = detector.front_end
     second = front_end.hop_length / front_end.sample_rate
@@ -127,7 +130,7 @@ def draw(detector: Detector, measured: Measured, verdict: Verdict, path: Path, t
         figure.savefig(path, dpi=110)
 
 
-def _hertz_ticks(detector: Detector) -> tuple[np.ndarray, list[str]]:
+def _hertz_ticks(detector: TorchDetector) -> tuple[np.ndarray, list[str]]:
     """Mel bins, and their labels in Hz, for round frequencies within the front end's band."""
     front_end = detector.front_end
     wanted = np.array([hertz for hertz in (100, 500, 1000, 2000, 4000, 8000) if hertz <= front_end.f_max])

@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from audio.features import Features
 from detection.calibration import Calibration, choose, expected
-from detection.detector import Detector
+from detection.description import ROLES, Recording, Recordings
 from detection.ensemble import standard
-from detection.folder import ROLES, Recording, Recordings
+from detection.torch_detector import TorchDetector
 from evaluation import metrics
 from model.threads import in_threads
 from peers.references import level_distance, nearest_neighbour, statistics
@@ -39,7 +39,7 @@ def scored_clips(features: Features) -> pd.DataFrame:
     return clips.sort_values("clip", ignore_index=True)
 
 
-def check(detector: Detector, features: Features, clips: pd.DataFrame) -> None:
+def check(detector: TorchDetector, features: Features, clips: pd.DataFrame) -> None:
     """Raises ValueError where the features are not those the networks were trained on, or not all were trained on."""
     if detector.front_end != features.settings:
         raise ValueError(
@@ -54,7 +54,7 @@ def check(detector: Detector, features: Features, clips: pd.DataFrame) -> None:
 
 
 def score_with(
-    detector: Detector, features: Features, clips: pd.DataFrame
+    detector: TorchDetector, features: Features, clips: pd.DataFrame
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Fits and calibrates the detector and scores all clips: scores (N,) per back-end, and arrays of embeddings.
 
@@ -95,7 +95,7 @@ def score_with(
 
 
 def _represented(
-    detector: Detector, features: Features, rows: np.ndarray, counts: np.ndarray, firsts: np.ndarray
+    detector: TorchDetector, features: Features, rows: np.ndarray, counts: np.ndarray, firsts: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Representations (W, d), float32, of the windows of the spectrograms at `rows`, one clip after another."""
     # Allocated once: small arrays that are kept between the networks' large ones hold the memory of those, once freed.
@@ -113,7 +113,7 @@ def _represented(
 
 
 def _recordings(
-    detector: Detector, features: Features, clips: pd.DataFrame, scores: dict[str, np.ndarray]
+    detector: TorchDetector, features: Features, clips: pd.DataFrame, scores: dict[str, np.ndarray]
 ) -> Recordings:
     """The training and calibration clips as the detector knows them."""
     known = (clips["split"] != "test").to_numpy()
@@ -145,7 +145,7 @@ def simple_references(features: Features, clips: pd.DataFrame, levels: np.ndarra
     return {"rms": level_distance(levels, identities, training), "logmel_nearest_neighbour": neighbour}
 
 
-def summarise(table: pd.DataFrame, detector: Detector, resamples: int, seed: int) -> dict[str, dict]:
+def summarise(table: pd.DataFrame, detector: TorchDetector, resamples: int, seed: int) -> dict[str, dict]:
     """What is said of each system: figures, pooled figures per type, intervals, and decisions at the thresholds.
 
     ``{system: {"figures": see `metrics.evaluate`, "pooled": {type: {...}}, "intervals": see `metrics.bootstrap`,
@@ -163,7 +163,7 @@ def summarise(table: pd.DataFrame, detector: Detector, resamples: int, seed: int
     }
 
 
-def decide(table: pd.DataFrame, system: str, detector: Detector) -> list[dict]:
+def decide(table: pd.DataFrame, system: str, detector: TorchDetector) -> list[dict]:
     """How well a system decides of each machine, at the threshold where the detector's share of false alarms holds.
 
     A row per machine: machine_type, machine_id; backend, which decides; threshold, n and calibration (see
@@ -190,7 +190,7 @@ def decide(table: pd.DataFrame, system: str, detector: Detector) -> list[dict]:
     return rows
 
 
-def _calibrations(table: pd.DataFrame, names: pd.Series, system: str, detector: Detector) -> list[Calibration]:
+def _calibrations(table: pd.DataFrame, names: pd.Series, system: str, detector: TorchDetector) -> list[Calibration]:
     """The calibration of each machine under a system that is no back-end of the detector."""
     machines = detector.identities
     types = [machine.split("/")[0] for machine in machines]

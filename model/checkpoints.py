@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from model.network import RCMAE, IdentityClassifier, NetworkConfig
-from storage.files import sweep, whole_file, write_json
+from storage.files import read_json, sweep, whole_file, write_json
 
 FORMAT = 1  # of both kinds of file; raised whenever an old one can no longer be read
 STATES_KEPT = 2
@@ -148,17 +148,6 @@ def restore(network: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"the checkpoint is of another network: {_one_line(error)}") from None
-
-
-def read_json(path: Path) -> dict:
-    """The JSON object in the file `path`. Raises ValueError, naming it, when it is none."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} is damaged: not a JSON object")
-    return value
 
 
 def rebuilt(kind: type[Settings], values: dict) -> Settings:

@@ -1,29 +1,20 @@
-"""Many small computations at once: a thread for each core, and each computes on one."""
+"""Many small computations by torch at once: a thread for each core, and each computes on one."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from functools import partial
 from typing import TypeVar
 
 import torch
 
-from storage.memory import return_freed_memory
+from storage import threads
 
-WAITING = 1000  # items handed to threads at once
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """`map(function, items)`, by as many threads as there are cores, each of which computes on one.
+    """`map(function, items)`, see `storage.threads`.
 
-    That is faster than computing on all cores at once, one item after the other, when an item is small. At most
-    `WAITING` items wait at once, as each takes memory.
+    That is faster than computing on all cores at once, one item after the other, when an item is small.
     """
-    return_freed_memory()  # a thread has a heap of its own, which makes no use of what others freed
-    with ThreadPoolExecutor(os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        rest = iter(items)
-        while some := list(islice(rest, WAITING)):
-            yield from pool.map(function, some)
-    return_freed_memory()
+    return threads.in_threads(function, items, partial(torch.set_num_threads, 1))

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audio.logmel import LogMelSettings, log_mel
+from audio.front_end import LogMelSettings
+from audio.logmel import log_mel
 from detection.backends import Mahalanobis
 from peers.peer import Clips
 from peers.training import cover, device, fit, held_out, parameters_of, random_windows, seeded, shuffled

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audio.logmel import LogMelSettings
+from audio.front_end import LogMelSettings
 from peers.peer import Clips
 from peers.training import cover, device, fit, log_odds_against, parameters_of, random_windows, seeded, shuffled
 

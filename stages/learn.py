@@ -12,11 +12,11 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from detection.folder import Description
-from model.checkpoints import read_json
+from detection.description import Description
 from stages.paths import DETECTOR
 from stages.store import sweep_experiments
 from stages.summary import summary
+from storage.files import read_json
 
 
 def learn(path: str, overrides: list[str]) -> list[str]:

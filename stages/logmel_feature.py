@@ -8,7 +8,8 @@ import torchaudio
 
 from audio.extraction import Spectrograms, extract, extract_on_cluster, sources
 from audio.features import FeatureWriter
-from audio.logmel import LogMelSettings, log_mel
+from audio.front_end import LogMelSettings
+from audio.logmel import log_mel
 from cluster.units import address
 from stages.command import main
 from stages.params import Declared, LogMel

@@ -8,7 +8,7 @@ import pandas as pd
 
 from audio.features import Features
 from audio.manifest import read_manifest
-from detection.detector import Detector
+from detection.torch_detector import TorchDetector
 from evaluation.report.facts import facts
 from evaluation.report.page import write_report
 from evaluation.report.published import read_published
@@ -45,7 +45,7 @@ def run(params: Declared, data: Path = Path(), metrics: Path = METRICS, out: Pat
             scores=pd.read_csv(data / SCORES / "scores.csv"),
             summary=_summary(data / SCORES / "summary.json", metrics / "score.json"),
             embeddings=dict(np.load(data / SCORES / "embeddings.npz")),
-            detector=Detector.load(data / DETECTOR),
+            detector=TorchDetector.read(data / DETECTOR),
             masks=(params.pretrain.time_mask, params.pretrain.frequency_mask),
             curves={name: table.reset_index() for name, table in curves.items()},
             published=read_published(PUBLISHED),

@@ -8,9 +8,9 @@ import torch
 
 from audio.clips import read_clip
 from audio.features import Features
-from detection.detector import Detector
-from detection.folder import Description, Machine, Settings
+from detection.description import Description, Machine, Settings
 from detection.names import BACKENDS
+from detection.torch_detector import TorchDetector
 from evaluation import domains, metrics
 from evaluation.scoring import (
     COLUMNS,
@@ -23,14 +23,14 @@ from evaluation.scoring import (
     summarise,
     write_scores,
 )
-from model.checkpoints import load_model, read_json
+from model.checkpoints import load_model
 from model.network import RCMAE, IdentityClassifier
 from peers.references import level
 from peers.run import peer_scores
 from stages.command import main
 from stages.params import Declared, Score
 from stages.paths import DETECTOR, FEATURES, FINETUNED, METRICS, PRETRAINED, RAW, SCORES
-from storage.files import write_json
+from storage.files import read_json, write_json
 from storage.shards import Folder
 
 LOGGED = ("auc", "pauc", "promised", "measured", "caught")
@@ -71,7 +71,7 @@ def run(params: Declared, root: Path = Path()) -> None:
         log.info("%-28s %s", name, "  ".join(f"{figure} {row[figure]:.3f}" for figure in LOGGED if figure in row))
 
 
-def _detector(params: Declared, root: Path) -> Detector:
+def _detector(params: Declared, root: Path) -> TorchDetector:
     """The detector of the trained networks, not fitted yet."""
     score = params.score
     pretrained, config = load_model(root / PRETRAINED, RCMAE)
@@ -95,7 +95,7 @@ def _detector(params: Declared, root: Path) -> Detector:
         simulated=params.corpus.path.endswith((".yaml", ".yml")),
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Detector(pretrained, classifier, config, description, device)
+    return TorchDetector(pretrained, classifier, config, description, device)
 
 
 def settings_of(score: Score) -> dict[str, dict]:

@@ -14,7 +14,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import yaml
 from safetensors import SafetensorError
 
 UNFINISHED = ".unfinished"  # how the name of a file or folder ends that is still being written
@@ -154,6 +153,17 @@ def write_json(path: Path, value: object) -> None:
         unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def read_json(path: Path) -> dict:
+    """The JSON object in the file `path`. Raises ValueError, naming it, when it is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is damaged: not a JSON object")
+    return value
+
+
 def sha256(file: Readable) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with file.open("rb") as opened:
@@ -162,6 +172,8 @@ def sha256(file: Readable) -> str:
 
 def read_yaml(path: Path) -> Any:
     """The content of the YAML file `path`. Raises ValueError, one line that names it, when it is none."""
+    import yaml  # a slow import
+
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a number or date that is none

@@ -52,7 +52,7 @@ def test_each_stage_runs_its_own_small_module(stage):
 
 
 def test_dvc_metrics_fit_a_screen():
-    """`dvc metrics diff` and `dvc exp show` are read in a terminal: what is finer goes to data/scores and the report."""
+    """They are read in a terminal; what is finer goes to data/scores and the report."""
     files = [file for stage in STAGES.values() for entry in stage.get("metrics", []) for file in entry]
 
     def values(figures):

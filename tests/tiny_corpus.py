@@ -9,7 +9,8 @@ import torch
 
 from audio.clips import digest, read_clip, write_clip
 from audio.features import FeatureWriter
-from audio.logmel import LogMelSettings, log_mel
+from audio.front_end import LogMelSettings
+from audio.logmel import log_mel
 from audio.manifest import write_manifest
 from model.checkpoints import save_model
 from model.network import RCMAE, IdentityClassifier, NetworkConfig

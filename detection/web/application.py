@@ -26,7 +26,6 @@ from detection.text import printable
 from detection.web.guard import Guard, Hosts, Login, refusal
 from detection.web.history import History
 from detection.web.results import BusyError, Results, Upload, Uploads
-from detection.why import draw
 
 LIMIT = 200_000_000  # bytes of a recording: 1 h 44 min of 16 kHz, 16 bit, one channel
 LONGEST = 2 * 3600  # s of a recording
@@ -166,12 +165,12 @@ def _judge(judge: Judge, received: Path, name: str, folder: Path, number: str) -
     if verdict is None or measured is None:
         return said | {"error": printable(judgement.error)}
     keep: dict[str, tuple[str, Callable[[Path], None]]] = {
-        "sound": (".wav", functools.partial(_keep_sound, received, judge)),
-        "picture": (
-            ".png",
-            lambda path: draw(judge.detector, measured, verdict, path, judgement.name),
-        ),
+        "sound": (".wav", functools.partial(_keep_sound, received, judge))
     }
+    if judge.detector.has_networks:
+        from detection.why import draw
+
+        keep["picture"] = (".png", lambda path: draw(judge.detector, measured, verdict, path, judgement.name))
     for what, (suffix, write) in keep.items():
         path = folder / f"{number}{suffix}"
         try:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from audio.features import Features
-from detection.detector import Detector
+from detection.torch_detector import TorchDetector
 from storage.shards import Folder
 
 
@@ -23,7 +23,7 @@ class Run:
     prompts: pd.DataFrame  # id, factory, text
     features: Features
     scores: pd.DataFrame  # a row per clip, a column per back-end and reference
-    detector: Detector  # the networks and thresholds
+    detector: TorchDetector  # the networks and thresholds
     summary: dict  # of the scores, as evaluation.scoring.write_scores keeps it
     embeddings: dict[str, np.ndarray]  # clip (N,), pretrained (N, width), finetuned (N, width), logits (N, identities)
     masks: tuple[float, float]  # longest time and frequency mask of a masked view, shares

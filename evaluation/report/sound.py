@@ -9,7 +9,7 @@ import soundfile
 from scipy import ndimage
 
 from audio.clips import SAMPLE_RATE
-from audio.logmel import LogMelSettings
+from audio.front_end import LogMelSettings
 from audio.mels import mel_centres, mel_edges
 from evaluation.report.plots import spectrogram_png
 

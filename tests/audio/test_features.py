@@ -10,7 +10,8 @@ import torch
 
 from audio.clips import read_clip
 from audio.features import Features, FeatureWriter
-from audio.logmel import LogMelSettings, log_mel
+from audio.front_end import LogMelSettings
+from audio.logmel import log_mel
 from audio.manifest import COLUMNS
 
 SETTINGS = LogMelSettings(n_mels=8)

@@ -14,7 +14,8 @@ import yaml
 from scipy.signal import find_peaks
 from sklearn.metrics import roc_auc_score
 
-from audio.logmel import LogMelSettings, log_mel
+from audio.front_end import LogMelSettings
+from audio.logmel import log_mel
 from audio.synthetic.clips import mix, synthesise
 from audio.synthetic.description import ClipSpec, Machines, read_description
 from audio.synthetic.factory import factory

@@ -3,6 +3,7 @@
 import pytest
 
 from detection.detector import Detector
+from detection.export import export_onnx
 from tests.tiny_corpus import make_scored
 
 
@@ -15,3 +16,12 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="session")
 def detector(root):
     return Detector.load(root / "data" / "detector")
+
+
+@pytest.fixture(scope="session")
+def graph(detector, tmp_path_factory):
+    """The same detector as a graph: the path of its file."""
+    path = tmp_path_factory.mktemp("graph") / "detector.onnx"
+    export_onnx(detector, path, simplified=False)
+    assert [file.name for file in path.parent.iterdir()] == ["detector.onnx"]
+    return path

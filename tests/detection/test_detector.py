@@ -15,7 +15,8 @@ import torch
 
 import detection.detector
 from audio.clips import read_clip
-from detection.detector import Detector, window_starts
+from detection.detector import Detector
+from detection.windows import window_starts
 from storage.files import sha256
 from tests.tiny_corpus import sound
 

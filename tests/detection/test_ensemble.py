@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from detection.ensemble import Ensemble, clip_means, standard
+from detection.ensemble import Ensemble, standard
+from detection.learned import clip_means
 from detection.names import BACKENDS, COMBINATIONS, NAMES
 
 TYPES = ["fan", "fan", "pump"]

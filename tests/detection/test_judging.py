@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from detection.description import Machine
 from detection.detector import Detector
-from detection.folder import Machine
 from detection.judging import Judge, expand
 
 

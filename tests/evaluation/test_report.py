@@ -11,7 +11,7 @@ import soundfile
 import yaml
 from PIL import Image
 
-from audio.logmel import LogMelSettings
+from audio.front_end import LogMelSettings
 from evaluation import metrics
 from evaluation.report import answer, published, sound
 from evaluation.report.decisions import decisions

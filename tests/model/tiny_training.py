@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 import model.training
 from audio.features import Features, FeatureWriter
-from audio.logmel import LogMelSettings
+from audio.front_end import LogMelSettings
 from model.batches import TrainingClips
 from model.finetuning import Finetuning, FinetuningSettings, finetune
 from model.network import RCMAE, IdentityClassifier, NetworkConfig

@@ -5,7 +5,8 @@ import pytest
 import torch
 from pytorch_metric_learning.losses import NTXentLoss
 
-from audio.logmel import LogMelSettings, log_mel
+from audio.front_end import LogMelSettings
+from audio.logmel import log_mel
 from peers.aadcl import TEMPERATURE, TRANSFORMATIONS, Contrastive, mahalanobis, nt_xent, transformed
 
 FRONT_END = LogMelSettings(n_fft=2048)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from audio.logmel import LogMelSettings, log_mel
+from audio.front_end import LogMelSettings
+from audio.logmel import log_mel
 from peers.stgram_mfn import MARGIN, SCALE, SpectralTemporal, STgramMFN, Tgram, arcface, mobile_face_net
 
 SETTINGS = LogMelSettings()

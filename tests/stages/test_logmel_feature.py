@@ -12,7 +12,8 @@ from safetensors import safe_open
 from audio import extraction
 from audio.clips import digest, read_clip, write_clip
 from audio.features import Features
-from audio.logmel import LogMelSettings, log_mel
+from audio.front_end import LogMelSettings
+from audio.logmel import log_mel
 from audio.manifest import write_manifest
 from stages import logmel_feature
 from stages.params import load

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from audio.clips import write_clip
 from audio.features import FeatureWriter
-from audio.logmel import LogMelSettings
+from audio.front_end import LogMelSettings
 from model.checkpoints import load_state, save_state
 from storage import files
 from storage.files import DiskFullError, sweep, whole_file, whole_folder, write_json
