@@ -23,34 +23,41 @@ class MomentStatistics(nn.Module):
 class ModulationStatistics(nn.Module):
     """How fast the level of each of BANDS bands goes up and down: their modulation spectrum in RATES groups of rates.
 
-    Neighbouring mel bins are averaged into a band; the magnitudes of its Fourier transform over time are averaged
-    within each group of neighbouring rates, and their logarithm is taken. The mean and the standard deviation of the
-    bands over time stand beside them.
+    Neighbouring mel bins are averaged into a band. Its Fourier transform is taken over segments of SEGMENT frames that
+    overlap by half, under a Hann window (Welch 1967); the magnitudes are averaged over the segments and within each
+    group of neighbouring rates, and their logarithm is taken. The mean and the standard deviation of the bands over
+    time stand beside them.
     """
 
-    BANDS, RATES = 16, 16
+    BANDS, RATES, SEGMENT = 16, 16, 64
     cosine: Tensor
     sine: Tensor
 
     def __init__(self, frames: int):
         super().__init__()
-        rates = torch.arange(1, frames // 2 + 1, dtype=torch.float64)  # cycles in the window
-        angle = 2 * math.pi / frames * torch.arange(frames, dtype=torch.float64)[:, None] * rates  # (F, rates)
-        self.register_buffer("cosine", angle.cos().float(), persistent=False)
-        self.register_buffer("sine", angle.sin().float(), persistent=False)
+        self.segment = min(self.SEGMENT, frames)
+        time = torch.arange(self.segment, dtype=torch.float64)[:, None]
+        rates = torch.arange(1, self.segment // 2 + 1, dtype=torch.float64)  # cycles in a segment
+        angle = 2 * math.pi / self.segment * time * rates  # (segment, rates)
+        hann = torch.hann_window(self.segment, dtype=torch.float64)[:, None]
+        self.register_buffer("cosine", (hann * angle.cos()).float(), persistent=False)
+        self.register_buffer("sine", (hann * angle.sin()).float(), persistent=False)
 
     def forward(self, spectrogram: Tensor) -> Tensor:
-        """(B, F, M) in dB -> (B, BANDS (RATES + 2))."""
+        """(B, F, M) in dB -> (B, BANDS (RATES + 2)), fewer for few mel bins or frames."""
         bands = _averaged(spectrogram, self.BANDS)  # (B, F, BANDS)
-        centred = (bands - bands.mean(dim=1, keepdim=True)).transpose(1, 2)  # (B, BANDS, F)
-        magnitude = ((centred @ self.cosine).square() + (centred @ self.sine).square() + 1e-6).sqrt()
-        rates = _averaged(magnitude, self.RATES).log().flatten(1)  # (B, BANDS, RATES) -> (B, BANDS RATES)
+        starts = range(0, spectrogram.shape[1] - self.segment + 1, max(self.segment // 2, 1))
+        segments = torch.stack([bands[:, start : start + self.segment] for start in starts], dim=1)
+        centred = (segments - segments.mean(dim=2, keepdim=True)).transpose(2, 3)  # (B, segments, BANDS, segment)
+        magnitude = ((centred @ self.cosine).square() + (centred @ self.sine).square() + 1e-6).sqrt().mean(dim=1)
+        rates = _averaged(magnitude, self.RATES).log().flatten(1)  # (B, BANDS, rates) -> (B, BANDS RATES)
         return torch.cat([rates, bands.mean(dim=1), _deviation(bands)], dim=1)
 
 
 def _averaged(x: Tensor, groups: int) -> Tensor:
-    """The last axis (n) in `groups` groups of neighbours, each its mean: (..., groups)."""
+    """The last axis (n) in `groups` groups of neighbours, or n if that is fewer, each its mean: (..., groups)."""
     n = x.shape[-1]
+    groups = min(groups, n)
     edges = [round(group * n / groups) for group in range(groups + 1)]
     return torch.stack([x[..., a:b].mean(dim=-1) for a, b in pairwise(edges)], dim=-1)
 
