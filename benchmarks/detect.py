@@ -12,7 +12,6 @@ told; `--python` names the interpreter of one that is there.
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -81,6 +80,15 @@ def environment(folder: Path) -> Path:
     return python
 
 
+# Run by a process of its own: Linux counts for a new process what the one that starts it takes at that time.
+PEAK = """
+import resource, subprocess, sys
+code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)
+"""
+
+
 def megabytes(folder: Path) -> float:
     """Size of what lies in a folder (MB, 10^6 bytes), by the blocks that it takes on the disk."""
     return sum(512 * path.lstat().st_blocks for path in folder.rglob("*")) / 1e6
@@ -88,12 +96,9 @@ def megabytes(folder: Path) -> float:
 
 def peak(command: list[object]) -> float:
     """The most memory that a process took (MB, 10^6 bytes). Raises CalledProcessError where it fails."""
-    process = subprocess.Popen([*map(str, command)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, process.args)
-    return usage.ru_maxrss * 1024 / 1e6
+    wrapped = [sys.executable, "-c", PEAK, *map(str, command)]
+    done = subprocess.run(wrapped, cwd=ROOT, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    return int(done.stdout) * 1024 / 1e6
 
 
 def difference(one: Detector, other: Detector, waveform: np.ndarray) -> float:

@@ -32,6 +32,7 @@ from stages.params import load
 from storage.memory import keep_freed_memory
 
 ROOT = Path(__file__).parents[1]
+F_MAX = load("logmel-feature", ROOT).logmel.f_max  # Hz; the others are the paper's
 
 
 def librosa_loop(paths: list[Path]) -> list[np.ndarray]:
@@ -39,7 +40,7 @@ def librosa_loop(paths: list[Path]) -> list[np.ndarray]:
     for path in paths:
         waveform, rate = librosa.load(path, sr=None)
         mel = librosa.feature.melspectrogram(
-            y=waveform, sr=rate, n_fft=1024, hop_length=512, pad_mode="reflect", n_mels=128, fmin=50, fmax=8000
+            y=waveform, sr=rate, n_fft=1024, hop_length=512, pad_mode="reflect", n_mels=128, fmin=50, fmax=F_MAX
         )
         made.append(librosa.power_to_db(mel, top_db=None).astype(np.float16))
     return made
@@ -48,7 +49,7 @@ def librosa_loop(paths: list[Path]) -> list[np.ndarray]:
 def torchaudio_loop(paths: list[Path]) -> list[np.ndarray]:
     made = []
     transform = MelSpectrogram(
-        16000, 1024, hop_length=512, n_mels=128, f_min=50, f_max=8000, norm="slaney", mel_scale="slaney"
+        16000, 1024, hop_length=512, n_mels=128, f_min=50, f_max=F_MAX, norm="slaney", mel_scale="slaney"
     )
     for path in paths:
         waveform, _ = soundfile.read(path, dtype="float32")
@@ -64,7 +65,7 @@ def decoding(paths: list[Path]) -> None:
 def floor(paths: list[Path]) -> None:
     keep_freed_memory()  # as the stage does
     window = torch.hann_window(1024)
-    filters = melscale_fbanks(513, 50, 8000, 128, 16000, "slaney", "slaney")
+    filters = melscale_fbanks(513, 50, F_MAX, 128, 16000, "slaney", "slaney")
     for path in paths:
         waveform, _ = soundfile.read(path, dtype="float32")
         spectrum = torch.fft.rfft(torch.from_numpy(waveform).unfold(0, 1024, 512) * window)

@@ -81,7 +81,7 @@ def test_a_recording_gets_the_features_that_training_got(root, tmp_path, monkeyp
     write_clip(raw / "fan/test/normal_id_00_00000000.flac", long)  # read in two blocks
     pd.DataFrame(columns=["clip", "view"]).to_csv(tmp_path / "manifest.csv", index=False)
     detector = Detector.load(root / "data" / "detector")
-    params = load("logmel-feature", ROOT, {"logmel.n_mels": 32})
+    params = load("logmel-feature", ROOT, {"logmel.n_mels": 32, "logmel.f_max": 8000.0})
     logmel_feature.run(params, raw, tmp_path, tmp_path / "features", processes=1)
     features = Features.open(tmp_path / "features")
     assert features.settings == detector.front_end

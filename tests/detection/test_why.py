@@ -53,9 +53,11 @@ def test_what_the_reconstruction_misses_is_the_interruption(detector, interrupte
 
 def test_the_reconstruction_is_of_plain_pixels_where_the_network_was_trained_on_them(root, interrupted, tmp_path):
     folder = shutil.copytree(root / "data" / "detector", tmp_path / "detector")
-    path = folder / "pretrained" / "config.json"
-    path.write_text(path.read_text().replace('"norm_pix_loss": true', '"norm_pix_loss": false'))
-    sums = json.loads((folder / "checksums.json").read_text()) | {"pretrained/config.json": sha256(path)}
+    sums = json.loads((folder / "checksums.json").read_text())
+    for name in ("pretrained/config.json", "finetuned/config.json"):
+        path = folder / name
+        path.write_text(path.read_text().replace('"norm_pix_loss": true', '"norm_pix_loss": false'))
+        sums[name] = sha256(path)
     (folder / "checksums.json").write_text(json.dumps(sums))
     plain, standardised = (
         explained(Detector.load(place), interrupted, "label_free")[0].error

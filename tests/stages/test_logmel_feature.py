@@ -12,7 +12,6 @@ from safetensors import safe_open
 from audio import extraction
 from audio.clips import digest, read_clip, write_clip
 from audio.features import Features
-from audio.front_end import LogMelSettings
 from audio.logmel import log_mel
 from audio.manifest import write_manifest
 from stages import logmel_feature
@@ -21,7 +20,7 @@ from storage.files import DiskFullError
 from storage.shards import pack
 from tests.conftest import ROOT, largest_file
 
-SETTINGS = LogMelSettings()
+SETTINGS = logmel_feature.settings_of(load("logmel-feature", ROOT).logmel)
 AUGMENTED = ["clip", "view", "prompt_id", "ddim_steps", "t0", "guidance_scale", "seed", "checkpoint", "key"]
 
 
