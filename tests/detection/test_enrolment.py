@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+from scipy.stats import betabinom
 
 from audio.clips import write_clip
 from detection.detector import Detector
@@ -25,6 +26,10 @@ def record(tmp_path):
     return record
 
 
+# The most of 20 healthy recordings that raise an alarm at 0.1, in 999 of 1000 calibrations with 20 recordings.
+MOST = betabinom.ppf(0.999, 20, 2, 19)
+
+
 def p_values(detector, paths, machine):
     return np.array([detector.score_file(path, *machine).p_value for path in paths])
 
@@ -35,11 +40,13 @@ def test_an_enrolled_machine_is_judged_and_the_others_as_before(detector, record
     machine = ("fan", "Lüfter Nord")
     healthy = p_values(other, record(600.0, 20, seed=2), machine)
     faulty = p_values(other, record(600.0, 10, seed=3, anomalous=True), machine)
-    assert np.mean(healthy <= 0.1) <= 0.3 and np.mean(faulty <= 0.1) >= 0.8
+    assert np.sum(healthy <= 0.1) <= MOST and np.mean(faulty <= 0.1) >= 0.8
     verdict = other.score_file(record(600.0, 1, seed=4)[0], *machine)
     assert verdict.n == 20 and verdict.calibration == "held-out"
     clip = record(900.0, 1, seed=5)[0]
-    assert other.score_file(clip, "fan", "id_02") == detector.score_file(clip, "fan", "id_02")
+    before, after = (each.score_file(clip, "fan", "id_02") for each in (detector, other))
+    assert after.score == pytest.approx(before.score, rel=1e-5)  # rounded elsewhere in a product of another shape
+    assert (after.p_value, after.threshold, after.n) == (before.p_value, before.threshold, before.n)
     with pytest.raises(ValueError, match="not a number"):
         other.score_file(clip, *machine, "negative_log_probability")
     other.save(tmp_path / "other")
@@ -51,7 +58,7 @@ def test_an_enrolled_machine_is_judged_and_the_others_as_before(detector, record
 def test_a_machine_of_a_new_type_shares_the_covariance_of_all(detector, record):
     other = enrol(detector, "gearbox", "1", hear(detector, record(1400.0, 20, seed=1)))
     assert other.machines["gearbox"] == ["1"]
-    assert np.mean(p_values(other, record(1400.0, 20, seed=2), ("gearbox", "1")) <= 0.1) <= 0.3
+    assert np.sum(p_values(other, record(1400.0, 20, seed=2), ("gearbox", "1")) <= 0.1) <= MOST
     assert np.mean(p_values(other, record(1400.0, 10, seed=3, anomalous=True), ("gearbox", "1")) <= 0.1) >= 0.8
 
 
@@ -61,7 +68,7 @@ def test_calibration_after_a_service_replaces_what_was_known(detector, record):
     before = p_values(detector, fresh, machine)
     other = calibrate(detector, "pump/id_00", hear(detector, record(2650.0, 20, seed=1)), replace=True)
     after = p_values(other, fresh, machine)
-    assert np.mean(before) < np.mean(after) and np.mean(after <= 0.1) <= 0.3
+    assert np.mean(before) < np.mean(after) and np.sum(after <= 0.1) <= MOST
     assert other.recordings.scores(2, "calibration", "combined").size == 20
     assert p_values(other, fresh[:1], machine) != before[:1] and detector.description.journal == []
 
