@@ -7,7 +7,7 @@ import numpy as np
 
 LOUDER = 6.0  # dB beyond the loudest or softest known recording, from which it is said
 MISSING = 20.0  # dB below the least that is known of a mel bin, from which nothing is there
-SHORTER = 0.5  # of the shortest known recording
+SHORTER = 0.9  # of the shortest known recording, below which it is said
 BINS = 3  # mel bins at least that are missing at the top
 
 
@@ -53,4 +53,4 @@ class Known:
             yield f"nothing above {centres()[min(top, len(least) - 1)] / 1000:.1f} kHz, unlike the recordings known"
         if facts.frames < SHORTER * self.frames.min():
             seconds, known = facts.frames * seconds_per_frame, self.frames.min() * seconds_per_frame
-            yield f"{seconds:.1f} s long, the shortest healthy recording known has {known:.1f} s"
+            yield f"{seconds:.1f} s long, the shortest recording known has {known:.1f} s: shorter ones raise more false alarms"
