@@ -53,4 +53,7 @@ class Known:
             yield f"nothing above {centres()[min(top, len(least) - 1)] / 1000:.1f} kHz, unlike the recordings known"
         if facts.frames < SHORTER * self.frames.min():
             seconds, known = facts.frames * seconds_per_frame, self.frames.min() * seconds_per_frame
-            yield f"{seconds:.1f} s long, the shortest recording known has {known:.1f} s: shorter ones raise more false alarms"
+            yield (
+                f"{seconds:.1f} s long, the shortest recording known has {known:.1f} s: "
+                "shorter ones raise more false alarms"
+            )
