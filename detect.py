@@ -158,10 +158,6 @@ def _enrol_options(parser: argparse.ArgumentParser) -> None:
     _new_detector_options(parser)
 
 
-def _export_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("output", type=Path, metavar="ONNX", help="its name ends with .onnx")
-
-
 def _new_detector_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--machine", required=True, help="machine type")
     parser.add_argument("--id", required=True, help="machine id")

@@ -103,8 +103,8 @@ def enrol(detector: Detector, machine_type: str, machine_id: str, heard: Sequenc
 def _with_machine(arrays: Arrays, neighbour: int | None) -> Arrays:
     """The arrays of an ensemble with one more machine, of which nothing is known yet."""
     grown: Arrays = {}
-    for name in BACKENDS:
-        grown |= _named(name, fitting.with_machine(_own(name, arrays), neighbour))
+    for name, own in learned.backend_arrays(arrays).items():
+        grown |= _named(name, fitting.with_machine(own, neighbour))
     for key in arrays.keys() - grown.keys():
         if key.startswith("mean_"):
             grown[key] = np.append(arrays[key], np.float32(np.nan))
@@ -117,21 +117,14 @@ def _with_machine(arrays: Arrays, neighbour: int | None) -> Arrays:
 def _with_recordings(arrays: Arrays, machine: int, heard: Sequence[Heard], kept: float) -> Arrays:
     """The arrays of an ensemble after recordings of a machine were taken in."""
     arrays = dict(arrays)
-    for name, representation in BACKENDS.items() if heard else ():
-        if own := _own(name, arrays):
-            x = np.concatenate([each.representations[representation] for each in heard])
-            arrays |= _named(name, fitting.with_recordings(own, machine, x, kept))
+    for name, own in learned.backend_arrays(arrays).items() if heard else ():
+        x = np.concatenate([each.representations[BACKENDS[name]] for each in heard])
+        arrays |= _named(name, fitting.with_recordings(own, machine, x, kept))
     return arrays
 
 
-def _own(backend: str, arrays: Arrays) -> Arrays:
-    """A back-end's arrays among those of an ensemble, by the names that they have in the back-end."""
-    prefix = f"backends.{backend}."
-    return {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
-
-
 def _named(backend: str, own: Arrays) -> Arrays:
-    """What `_own` gave, by the names that it has in the ensemble."""
+    """A back-end's arrays by the names that they have in the ensemble, see `detection.learned`."""
     return {f"backends.{backend}.{key}": array for key, array in own.items()}
 
 

@@ -13,7 +13,7 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -58,11 +58,10 @@ class About(Checked):
     @field_validator("front_end")
     @classmethod
     def _of_a_front_end(cls, values: dict[str, Any]) -> dict[str, Any]:
-        wanted = {name: type(value) for name, value in asdict(LogMelSettings()).items()}
-        if values.keys() != wanted.keys():
+        wanted = [field.name for field in fields(LogMelSettings)]
+        if values.keys() != set(wanted):
             raise ValueError(f"it has {', '.join(values)}, needed are {', '.join(wanted)}")
-        if any(wanted[name] is int and not (isinstance(value, int) and value > 0) for name, value in values.items()):
-            raise ValueError("a number of samples or bins is not a whole number above 0")
+        LogMelSettings(**values)  # which checks them
         return values
 
 
