@@ -109,7 +109,7 @@ class Ensemble(nn.Module):
             NearestNeighbour: {"neighbours": neighbours},
             GaussianMixture: {"components": components, "seed": seed},
         }
-        fold = _folds(identities)
+        fold = _folds(identities, types)
         backends, standards, scores = {}, {}, {}
         for name, representation in BACKENDS.items():
             if representation in representations:
@@ -141,15 +141,24 @@ class Ensemble(nn.Module):
         return ensemble.eval()
 
 
-def _folds(identities: np.ndarray) -> np.ndarray:
+def _folds(identities: np.ndarray, types: Sequence[str]) -> np.ndarray:
     """Number of the fold (N,) of each clip: those of an identity are cut into FOLDS runs of neighbours.
 
     Recordings of one hour are alike; scattered over the folds, each would be scored by a fit that knows its hour.
+
+    An identity with fewer clips than FOLDS loses much of them to each fold. Where a type has one, its identities do not
+    lose theirs to the same fold: the covariance, which they share, would be that of much fewer clips than judge a new
+    recording, and new recordings would seem to score low. The only clip of an identity is in no fold: -1.
     """
-    fold = np.empty(len(identities), int)
-    for identity in np.unique(identities):
-        rows = np.flatnonzero(identities == identity)
-        fold[rows] = np.arange(len(rows)) * min(FOLDS, len(rows)) // len(rows) if len(rows) > 1 else -1
+    fold, names = np.full(len(identities), -1), np.array(types)
+    for name in np.unique(names[identities]):
+        rows_of = [np.flatnonzero(identities == number) for number in np.flatnonzero(names == name)]
+        rows_of = [rows for rows in rows_of if len(rows) > 1]
+        first, count = 0, FOLDS if all(len(rows) >= FOLDS for rows in rows_of) else 2 * FOLDS
+        for rows in rows_of:
+            runs = min(FOLDS, len(rows))
+            fold[rows] = (first + np.arange(len(rows)) * runs // len(rows)) % count
+            first += runs
     return fold
 
 
@@ -166,7 +175,7 @@ def _cross_fit(
     """
     scores = np.full(len(identities), np.nan)
     of_window = identities[clips]
-    for number in range(FOLDS):
+    for number in range(fold.max() + 1):
         out = fold[clips] == number
         if out.any():
             found = scored(fit(x[~out], of_window[~out]), x[out], of_window[out])

@@ -14,7 +14,7 @@ from detection import fitting
 from detection.fitting import Arrays
 from detection.names import BACKENDS, COMBINATIONS, NAMES
 
-FOLDS = 10  # of cross-fitting, or one clip a fold where an identity has fewer
+FOLDS = 10  # of an identity's clips in cross-fitting, or one clip a fold where it has fewer
 
 
 class Standard(NamedTuple):

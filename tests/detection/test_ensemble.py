@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from detection.calibration import choose, expected
 from detection.ensemble import Ensemble, standard
 from detection.learned import clip_means
 from detection.names import BACKENDS, COMBINATIONS, NAMES
@@ -98,3 +99,27 @@ def test_a_foreign_or_missing_array_is_named():
 def test_a_type_without_any_score_has_no_standard():
     mean, std = standard(np.array([1.0, 2.0, np.nan]), np.array([0, 1, 2]), TYPES)
     assert np.isfinite(mean[:2]).all() and (std[:2] > 0).all() and np.isnan([mean[2], std[2]]).all()
+
+
+def test_with_a_few_clips_of_each_machine_as_many_new_recordings_raise_an_alarm_as_promised():
+    """The machines of a type share a covariance: a fold that takes clips of all of them leaves a much worse one."""
+    types, alarms = ["fan"] * 4, []
+    identities, asked = np.repeat(np.arange(4), 6), np.repeat(np.arange(4), 100)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        mixing, means = rng.normal(size=(10, 60)), 3 * rng.normal(size=(4, 60))  # 10 ways to vary in 60 dimensions
+
+        def clips(of, rng=rng, mixing=mixing, means=means):
+            x = means[of] + rng.normal(size=(len(of), 10)) @ mixing + 0.3 * rng.normal(size=(len(of), 60))
+            return {"moments": x.astype(np.float32)}
+
+        ensemble, cross_fitted = Ensemble.fit(
+            clips(identities), np.arange(24), identities, types, neighbours=1, components=2, seed=0
+        )
+        found = ensemble.of(clips(asked), asked)["logmel_mahalanobis"]
+        mean, std = ensemble.standard_of("logmel_mahalanobis")
+        known = {"cross-fitted": [cross_fitted["logmel_mahalanobis"][identities == each] for each in range(4)]}
+        for machine in range(4):
+            threshold = choose(machine, types, known, mean, std, alpha=0.1).threshold(0.1)
+            alarms.append((found[asked == machine] > threshold).mean())
+    assert np.mean(alarms) == pytest.approx(expected(24, 0.1).mean, abs=0.02)
