@@ -225,6 +225,7 @@ def main(arguments: list[str] | None = None, out: Path | None = None) -> list[di
         version = _version(checkout)
         for attack in ATTACKS:
             rows.append({"version": version} | measure(attack, checkout, chosen.seconds, chosen.rest))
+            print(f"{version}: {attack.name}, {rows[-1]['visits answered']} visits answered", file=sys.stderr)
     show("hostile_clients", rows, {"seconds": chosen.seconds, "descriptors": DESCRIPTORS}, out)
     return rows
 

@@ -5,8 +5,9 @@ graph as it is. `fit` takes arrays of training normals alone; the result scores 
 
     x  (B, d)  a representation of B windows, see `Representations`      scores  (B, I)  higher is more anomalous
 
-An identity that a back-end cannot judge has NaN. `identities` number the machines; `types` names each one's type. All
-covariances are shared by the identities of a type: a few clips of one machine say little about 700 dimensions.
+An identity that a back-end cannot judge has NaN. `identities` number the machines; `types` names each one's type. A
+covariance is shared by the identities of a type and borrows a little from the other types: a few clips of one machine
+say little about 700 dimensions.
 
 What is fitted, and how, stands in `detection.fitting`; here is how a window is scored by it.
 """
@@ -80,9 +81,10 @@ class Mahalanobis(Backend):
     """Mahalanobis distance to the mean of an identity's training normals, under the covariance within its type.
 
     Each dimension is divided by its standard deviation within the identities of the type. The covariance of what is
-    left once each identity's mean is taken away is shrunk after Ledoit and Wolf (2004): (1 - a) S + a m 1, where m is
-    the mean variance. S has at most as many directions of variance as there are clips. So the distance is measured
-    along these `directions`, and in one piece across all others, where the variance is `rest` = a m.
+    left once each identity's mean is taken away, a little of the other types too (`detection.fitting.BORROWED`), is
+    shrunk after Ledoit and Wolf (2004): (1 - a) S + a m 1, where m is the mean variance. S has at most as many
+    directions of variance as there are windows. So the distance is measured along these `directions`, and in one piece
+    across all others, where the variance is `rest` = a m.
     """
 
     @classmethod

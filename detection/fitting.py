@@ -14,29 +14,50 @@ Arrays = dict[str, np.ndarray]
 
 ASIDE = ("type_of", "counts", "machines", "neighbours", "added")  # arrays that no score is computed with
 FLOOR = 1e-3  # of the mean variance, below which no variance is taken to be: clips of a machine that stands still
+BORROWED = 20  # windows of a type that those of all other types count for, when its covariance is estimated
+LENDING = 200  # windows of other types that are read for it, at most
 SPACED = 4  # training normals that say how far apart an identity's lie
 
 
 def mahalanobis(x: np.ndarray, identities: np.ndarray, types: Sequence[str]) -> Arrays:
-    """Means (I, d), and for each type, and last for all machines together, the shrunk covariance within identities."""
+    """Means (I, d), and for each type, and last for all machines together, the shrunk covariance within identities.
+
+    A type's own windows are few, often fewer than dimensions; how healthy sounds vary is alike from type to type in
+    part. So those of other types count as well, for BORROWED windows together.
+    """
     x, names = x.astype(float), np.array(types)
     means = np.full((len(types), x.shape[1]), np.nan)
     for identity in np.unique(identities):
         means[identity] = x[identities == identity].mean(axis=0)
     left, known = x - means[identities], np.unique(names)
     arrays = {"means": means, "type_of": np.searchsorted(known, names)}
-    groups = [names[identities] == name for name in known] + [np.ones(len(x), bool)]
-    for number, rows in enumerate(groups):
-        if rows.any():
-            fitted = _shrunk_covariance(left[rows], x.std(axis=0))
-            arrays |= {f"{key}_{number}": array for key, array in fitted.items()}
-    return arrays
+    for number, name in enumerate(known):
+        if (own := names[identities] == name).any():
+            arrays |= _numbered(_shrunk_covariance(*_borrowing(left, own), x.std(axis=0)), number)
+    return arrays | _numbered(_shrunk_covariance(left, np.ones(len(left)), x.std(axis=0)), len(known))
 
 
-def _shrunk_covariance(residuals: np.ndarray, overall: np.ndarray) -> Arrays:
-    """Ledoit-Wolf covariance of `residuals` (N, d) about 0; `overall` (d,) are deviations for lack of any other."""
+def _numbered(fitted: Arrays, number: int) -> Arrays:
+    return {f"{key}_{number}": array for key, array in fitted.items()}
+
+
+def _borrowing(residuals: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Residuals (n, d) that the covariance of a type comes from, and how much each counts (n,), its `own` 1."""
+    others = np.flatnonzero(~own)
+    others = others[np.linspace(0, len(others) - 1, min(len(others), LENDING)).astype(int)]
+    counts = np.ones(own.sum() + len(others))
+    counts[own.sum() :] = min(1.0, BORROWED / max(len(others), 1))
+    return np.concatenate([residuals[own], residuals[others]]), counts
+
+
+def _shrunk_covariance(residuals: np.ndarray, counts: np.ndarray, overall: np.ndarray) -> Arrays:
+    """Ledoit-Wolf covariance about 0 of `residuals` (N, d), of which each counts as often as `counts` (N,) says.
+
+    `overall` (d,) are deviations for lack of any other.
+    """
     from sklearn.covariance import ledoit_wolf_shrinkage
 
+    residuals = residuals * np.sqrt(counts / counts.mean())[:, None]
     variance = np.square(residuals).mean(axis=0)
     if not variance.any():  # no identity has two clips that differ
         variance = np.square(overall) if overall.any() else np.ones_like(overall)

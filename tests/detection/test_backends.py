@@ -61,17 +61,46 @@ def test_local_density_divides_by_the_neighbours_own_spacing(clips):
     assert found == pytest.approx(cosine(query[0], nearest) / spacing, rel=1e-3)
 
 
-def test_mahalanobis_uses_the_shrunk_covariance_within_the_type(clips):
-    x, identities = (array[:36] for array in clips)  # the fans
-    x = x.astype(float)
-    left = np.concatenate([x[identities == number] - x[identities == number].mean(0) for number in (0, 1)])
-    left /= (std := left.std(axis=0))
+def test_mahalanobis_uses_the_shrunk_covariance_within_the_type_with_some_of_the_other_types(clips, monkeypatch):
+    monkeypatch.setattr(fitting, "BORROWED", 4)
+    x, identities = clips
+    left = np.concatenate([x[identities == number] - x[identities == number].mean(0) for number in range(3)])
+    counts = np.repeat([1, 4 / 8], [36, 8])  # fans and pumps
+    left = left * np.sqrt(counts / counts.mean())[:, None]  # as many rows, each worth what it counts
+    left /= (std := np.sqrt(np.square(left).mean(axis=0)))
     inverse = np.linalg.inv(LedoitWolf(assume_centered=True).fit(left).covariance_)
     query = np.random.default_rng(1).normal(size=WIDTH)
-    found = scores(Mahalanobis.fit(*clips, TYPES), query[None])[0]
+    found = scores(Mahalanobis.fit(x, identities, TYPES), query[None])[0]
     for number in (0, 1):
         mean = x[identities == number].mean(0)
         assert found[number] == pytest.approx(mahalanobis(query / std, mean / std, inverse), rel=1e-4)
+
+
+def test_a_type_of_few_clips_borrows_how_the_others_vary():
+    rng = np.random.default_rng(0)
+    scales = np.geomspace(0.1, 10, WIDTH)  # every type varies in the same way
+
+    def clips(identities):
+        return rng.normal(size=(len(identities), WIDTH)) * scales + 10 * identities[:, None]
+
+    few, many = np.repeat([0, 1, 2], [4, 40, 40]), np.repeat(0, 200)
+    asked = clips(many)
+    alone = Mahalanobis.fit((x := clips(few))[:4], few[:4], ["fan"])
+    among = Mahalanobis.fit(x, few, ["fan", "pump", "valve"])
+    ideal = np.sqrt(np.square((asked - x[:4].mean(0)) / scales).sum(1))
+
+    def likeness(backend):
+        return np.corrcoef(scores(backend, asked)[:, 0], ideal)[0, 1]
+
+    assert likeness(among) > 0.9 > likeness(alone)
+
+
+def test_a_large_corpus_lends_a_part_of_itself():
+    rng = np.random.default_rng(0)
+    identities = np.repeat([0, 1], [10, 5 * fitting.LENDING])
+    fitted = fitting.mahalanobis(rng.normal(size=(len(identities), 2 * fitting.LENDING)), identities, ["fan", "pump"])
+    assert fitted["directions_0"].shape[1] <= 10 + fitting.LENDING
+    assert fitted["directions_1"].shape[1] > 10 + fitting.LENDING
 
 
 def test_mahalanobis_in_more_dimensions_than_clips_is_that_of_the_whole_shrunk_covariance():
