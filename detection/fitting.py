@@ -51,29 +51,51 @@ def _borrowing(residuals: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _shrunk_covariance(residuals: np.ndarray, counts: np.ndarray, overall: np.ndarray) -> Arrays:
-    """Ledoit-Wolf covariance about 0 of `residuals` (N, d), of which each counts as often as `counts` (N,) says.
+    """Ledoit-Wolf covariance about 0 of `residuals` (N, d), each of which counts as often as `counts` (N,) says.
 
     `overall` (d,) are deviations for lack of any other.
     """
-    from sklearn.covariance import ledoit_wolf_shrinkage
-
     residuals = residuals * np.sqrt(counts / counts.mean())[:, None]
     variance = np.square(residuals).mean(axis=0)
     if not variance.any():  # no identity has two clips that differ
         variance = np.square(overall) if overall.any() else np.ones_like(overall)
     std = np.sqrt(np.maximum(variance, FLOOR * variance.mean()))
     residuals = residuals / std
-    shrinkage = ledoit_wolf_shrinkage(residuals, assume_centered=True) if residuals.any() else 1.0
+    variances, directions = _principal(residuals)
+    shrinkage = _shrinkage(residuals, variances) if residuals.any() else 1.0
     mean_variance = np.square(residuals).mean() or 1.0
-    _, values, directions = np.linalg.svd(residuals, full_matrices=False)
-    variances = np.square(values) / len(residuals)
     kept = variances > 1e-9 * max(variances.max(), 1e-9)
     return {
         "std": std,
-        "directions": directions[kept].T,  # (d, r)
+        "directions": directions[:, kept],  # (d, r)
         "variances": (1 - shrinkage) * variances[kept] + shrinkage * mean_variance,
         "rest": np.array(max(shrinkage * mean_variance, FLOOR * mean_variance)),
     }
+
+
+def _principal(residuals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Variances (r,) about 0 of `residuals` (N, d) and their directions (d, r), r the smaller of both.
+
+    From the smaller of both matrices of products, which takes a third of the time of a singular value decomposition.
+    """
+    if len(residuals) >= residuals.shape[1]:
+        return np.linalg.eigh(residuals.T @ residuals / len(residuals))
+    variances, mixtures = np.linalg.eigh(residuals @ residuals.T / len(residuals))
+    lengths = np.sqrt(np.maximum(variances, np.finfo(float).tiny) * len(residuals))
+    return variances, residuals.T @ mixtures / lengths
+
+
+def _shrinkage(residuals: np.ndarray, variances: np.ndarray) -> float:
+    """How much Ledoit and Wolf (2004) shrink the covariance of `residuals` (N, d), from its eigenvalues (r,).
+
+    beta^2 / delta^2 of their theorem 2.1, estimated as in their section 3: the share that the covariance's error has in
+    its distance from m 1.
+    """
+    n, d = residuals.shape
+    norm = np.square(variances).sum()  # of the covariance, squared
+    distance = norm / d - (variances.sum() / d) ** 2
+    error = (np.square(np.square(residuals).sum(axis=1)).sum() / n - norm) / (n * d)
+    return float(min(error, distance) / distance) if distance > 0 else 1.0
 
 
 def nearest_neighbour(x: np.ndarray, identities: np.ndarray, types: Sequence[str], neighbours: int) -> Arrays:
