@@ -21,7 +21,7 @@ from detection.description import Description, Entry, Machine, Recording, Record
 from detection.detector import Detector
 from detection.familiarity import Facts
 from detection.fitting import Arrays
-from detection.learned import FOLDS, clip_means
+from detection.learned import clip_means, runs
 from detection.names import BACKENDS
 
 FEWEST = 2  # recordings: one alone cannot be scored by a fit that did not see it
@@ -142,7 +142,7 @@ def _taken_in(
         raise ValueError(f"{len(heard)} recording, at least {FEWEST} are needed")
     final = _with_recordings(arrays, machine, heard, kept)
     scores: dict[str, np.ndarray] = {}
-    folds = np.arange(len(heard)) * min(FOLDS, len(heard)) // len(heard)
+    folds = runs(len(heard))
     for fold in np.unique(folds):
         rest = [each for each, number in zip(heard, folds, strict=True) if number != fold]
         out = [each for each, number in zip(heard, folds, strict=True) if number == fold]

@@ -142,9 +142,7 @@ class Ensemble(nn.Module):
 
 
 def _folds(identities: np.ndarray, types: Sequence[str]) -> np.ndarray:
-    """Number of the fold (N,) of each clip: those of an identity are cut into FOLDS runs of neighbours.
-
-    Recordings of one hour are alike; scattered over the folds, each would be scored by a fit that knows its hour.
+    """Number of the fold (N,) of each clip: the runs of an identity (`learned.runs`) go to different ones.
 
     An identity with fewer clips than FOLDS loses much of them to each fold. Where a type has one, its identities do not
     lose theirs to the same fold: the covariance, which they share, would be that of much fewer clips than judge a new
@@ -156,9 +154,8 @@ def _folds(identities: np.ndarray, types: Sequence[str]) -> np.ndarray:
         rows_of = [rows for rows in rows_of if len(rows) > 1]
         first, count = 0, FOLDS if all(len(rows) >= FOLDS for rows in rows_of) else 2 * FOLDS
         for rows in rows_of:
-            runs = min(FOLDS, len(rows))
-            fold[rows] = (first + np.arange(len(rows)) * runs // len(rows)) % count
-            first += runs
+            fold[rows] = (first + learned.runs(len(rows))) % count
+            first += min(FOLDS, len(rows))
     return fold
 
 

@@ -29,12 +29,12 @@ def mahalanobis(x: np.ndarray, identities: np.ndarray, types: Sequence[str]) -> 
     means = np.full((len(types), x.shape[1]), np.nan)
     for identity in np.unique(identities):
         means[identity] = x[identities == identity].mean(axis=0)
-    left, known = x - means[identities], np.unique(names)
+    left, known, overall = x - means[identities], np.unique(names), x.std(axis=0)
     arrays = {"means": means, "type_of": np.searchsorted(known, names)}
     for number, name in enumerate(known):
         if (own := names[identities] == name).any():
-            arrays |= _numbered(_shrunk_covariance(*_borrowing(left, own), x.std(axis=0)), number)
-    return arrays | _numbered(_shrunk_covariance(left, np.ones(len(left)), x.std(axis=0)), len(known))
+            arrays |= _numbered(_shrunk_covariance(*_borrowing(left, own), overall), number)
+    return arrays | _numbered(_shrunk_covariance(left, np.ones(len(left)), overall), len(known))
 
 
 def _numbered(fitted: Arrays, number: int) -> Arrays:

@@ -126,6 +126,14 @@ def combine(arrays: Arrays, scores: Mapping[str, np.ndarray], machine: int) -> d
     return found
 
 
+def runs(clips: int) -> np.ndarray:
+    """Number of the run (N,) of each of an identity's clips, which are cut into FOLDS runs of neighbours.
+
+    Recordings of one hour are alike; scattered over the folds, each would be scored by a fit that knows its hour.
+    """
+    return np.arange(clips) * min(FOLDS, clips) // clips
+
+
 def clip_means(scores: np.ndarray, clips: np.ndarray) -> np.ndarray:
     """Mean score of each clip's windows, in the order of the clips' numbers (W,)."""
     _, number, count = np.unique(clips, return_inverse=True, return_counts=True)
